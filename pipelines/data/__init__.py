@@ -1,0 +1,1 @@
+"""Rows of text become memory-mapped ids, and ids become batches."""

@@ -1,0 +1,1 @@
+"""Scores: lm-eval in process, and what lm-eval does not measure."""

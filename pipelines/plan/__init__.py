@@ -1,0 +1,1 @@
+"""From a recipe to ordered jobs, and what they will cost."""

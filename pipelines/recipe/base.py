@@ -1,0 +1,118 @@
+"""The strict, frozen base of every recipe section, quantities with units, and typed references between stages."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+"""Names become folders: lower case, digits, `_` and `-` only."""
+
+
+class Section(BaseModel):
+    """One block of a recipe: unknown fields are errors, values are never coerced or mutated."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+    def meaning(self) -> dict[str, Any]:
+        """The values that differ from the defaults, as JSON: what a fingerprint is made of."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    @classmethod
+    def marked(cls, mark_type: type) -> Iterator[tuple[str, Any]]:
+        """(field, mark) of every field annotated with a mark of this type."""
+        for field, info in cls.model_fields.items():
+            for mark in info.metadata:
+                if isinstance(mark, mark_type):
+                    yield field, mark
+
+
+class ArtifactKind(StrEnum):
+    """What a job leaves behind, as far as others may consume it."""
+
+    DATASET = "dataset"
+    TOKENS = "tokens"
+    TOKENIZER = "tokenizer"
+    CAUSAL_LM = "causal_lm"
+    REWARD_MODEL = "reward_model"
+    SCORES = "scores"
+
+
+@dataclass(frozen=True)
+class Consumes:
+    """Marks a field that names an upstream stage (or several), and says what that stage must make."""
+
+    kind: ArtifactKind
+
+
+@dataclass(frozen=True)
+class Reads:
+    """Marks a field that mixes datasets, and says which formats they may have."""
+
+    formats: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Marks a field outside `launch` that says how, not what: it enters no fingerprint."""
+
+
+TokenizerRef = Annotated[str, Consumes(ArtifactKind.TOKENIZER)]
+CausalLMRef = Annotated[str, Consumes(ArtifactKind.CAUSAL_LM)]
+RewardModelRef = Annotated[str, Consumes(ArtifactKind.REWARD_MODEL)]
+
+
+def as_tuple(value: Any) -> Any:
+    """One item may be written bare; a list is a tuple, since sections are frozen."""
+    if isinstance(value, list):
+        return tuple(value)
+    return value if isinstance(value, tuple) else (value,)
+
+
+Bare = BeforeValidator(as_tuple)
+
+Unit = Literal["tokens", "steps", "epochs", "rollouts"]
+_UNITS = {"token": "tokens", "step": "steps", "epoch": "epochs", "rollout": "rollouts"}
+_SCALES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
+_DURATION = re.compile(r"([0-9][0-9_]*(?:\.[0-9]+)?)\s*([kKMBGT]?)\s+([a-z]+)")
+
+
+class Duration(Section):
+    """How long to train, one value with its unit: `600M tokens`, `2 epochs`, `300 steps`, `300 rollouts`."""
+
+    amount: float
+    unit: Unit
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse(cls, value: Any) -> Any:
+        if isinstance(value, dict | Duration):
+            return value
+        text = str(value)
+        found = _DURATION.fullmatch(text.strip())
+        unit = found and (found[3] if found[3] in _UNITS.values() else _UNITS.get(found[3]))
+        if not found or not unit:
+            raise ValueError(f"'{text}' is not a duration; write for example '600M tokens', '2 epochs' or '300 steps'")
+        amount = float(found[1].replace("_", "")) * _SCALES[found[2]]
+        if amount <= 0:
+            raise ValueError(f"'{text}' is no time at all; give a number above zero")
+        if unit != "epochs" and amount != int(amount):
+            raise ValueError(f"'{text}': only epochs may be a fraction")
+        return {"amount": amount, "unit": unit}
+
+    @model_serializer
+    def _write(self) -> str:
+        return str(self)
+
+    def __str__(self) -> str:
+        amount = int(self.amount) if self.amount == int(self.amount) else self.amount
+        return f"{amount} {self.unit}"
+
+    def only(self, *units: Unit) -> Self:
+        """Raise ValueError unless the unit is one of these."""
+        if self.unit not in units:
+            raise ValueError(f"'{self}' does not fit here; give {' or '.join(units)}")
+        return self

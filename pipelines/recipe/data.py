@@ -1,0 +1,92 @@
+"""Chapter `data`: where rows come from, what they are, and in which proportions stages mix them."""
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
+
+from pipelines.recipe.base import Bare, Reads, Section
+
+Format = Literal["text", "chat", "preference", "prompt"]
+
+# Mirrors `pipelines.data.microworld.TRACKS`; a contract test keeps the two equal.
+BUILTIN: dict[str, Format] = {
+    "microworld/text": "text",
+    "microworld/chat": "chat",
+    "microworld/preferences": "preference",
+    "microworld/prompts": "prompt",
+}
+
+
+class Dataset(Section):
+    """One named dataset. Exactly one of `builtin`, `files`, `hub` says where its rows come from."""
+
+    format: Format = "text"
+    """What a row is: text | chat (messages, or prompt and completion) | preference (chosen and rejected) | prompt."""
+    builtin: Literal["microworld/text", "microworld/chat", "microworld/preferences", "microworld/prompts"] | None = None
+    """A track of the built-in world; it brings its format with it."""
+    files: Annotated[tuple[str, ...], Bare] = ()
+    """Paths or globs, relative to the recipe: txt, jsonl, json, csv, tsv, parquet; plain, .gz or .zst."""
+    hub: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
+    """A dataset of the Hugging Face Hub: `org/name`. `make data` pins its commit in `<recipe>.lock`."""
+    subset: str | None = None
+    """Configuration of a Hub dataset, where it has several."""
+    split: str = "train"
+    """Split of a Hub dataset."""
+    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
+    """Commit of a Hub dataset, 40 hex digits; taken from `<recipe>.lock` unless written here."""
+    columns: dict[str, str] = {}
+    """Our column name -> the name it has in the data: `{text: content}`, `{prompt: question, completion: answer}`."""
+    separator: Literal["file", "line", "blank_line"] | None = None
+    """What ends a document in a .txt file: the file, each line, or an empty line. Default: file."""
+    limit: PositiveInt | None = None
+    """Use only the first rows of the source, before the holdout is split off."""
+    holdout: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.01
+    """Share of examples kept out of training, chosen by a hash of their content. 0 keeps none."""
+    max_dropped: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
+    """Share of rows that may be unusable before the job stops."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _format_of_builtin(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("builtin"), str) and "format" not in value:
+            return value | {"format": BUILTIN.get(value["builtin"], "text")}
+        return value
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Dataset":
+        given = [name for name in ("builtin", "files", "hub") if getattr(self, name)]
+        if len(given) != 1:
+            raise ValueError(f"give one of builtin, files, hub; got {' and '.join(given) or 'none'}")
+        if self.builtin and self.format != BUILTIN[self.builtin]:
+            raise ValueError(f"format: {self.builtin} is {BUILTIN[self.builtin]} data, not {self.format}")
+        if not self.hub and (self.subset or self.revision or self.split != "train"):
+            raise ValueError("subset, split and revision belong to hub data only")
+        if self.separator and not (self.files and self.format == "text"):
+            raise ValueError("separator belongs to text files only")
+        return self
+
+
+def _one_name(value: Any) -> Any:
+    return {value: 1.0} if isinstance(value, str) else value
+
+
+def _sums_to_one(mixture: dict[str, float]) -> dict[str, float]:
+    total = math.fsum(mixture.values())
+    if not math.isclose(total, 1.0, abs_tol=1e-6):
+        raise ValueError(f"shares must sum to 1, got {total:g}")
+    return mixture
+
+
+Mixture = Annotated[
+    dict[str, Annotated[PositiveFloat, Field(strict=False)]],
+    BeforeValidator(_one_name),
+    AfterValidator(_sums_to_one),
+    Field(min_length=1),
+]
+"""One dataset's name, or {name: share}; shares are of tokens for text, of examples otherwise, and sum to 1."""
+TextMixture = Annotated[Mixture, Reads(("text",))]
+TokenizerMixture = Annotated[Mixture, Reads(("text", "chat"))]
+ChatMixture = Annotated[Mixture, Reads(("chat",))]
+PreferenceMixture = Annotated[Mixture, Reads(("preference",))]
+PromptMixture = Annotated[Mixture, Reads(("prompt",))]

@@ -1,0 +1,113 @@
+"""Chapter `model`: a transformer described by its building blocks."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from pipelines.recipe.base import Section
+
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+LayerType = Literal["full_attention", "sliding_attention"]
+
+STYLES: dict[str, dict[str, Any]] = {
+    "llama": {},  # the defaults of the fields below
+    "gpt2": {
+        "position_embedding": "learned",
+        "norm": "layer_norm",
+        "feed_forward": "gelu",
+        "attention_bias": True,
+        "mlp_bias": True,
+    },
+}
+"""A style is a named set of values; any field written in the recipe overrides it."""
+
+
+class ModelConfig(Section):
+    """The transformer that `pretrain` starts from random weights."""
+
+    architecture: Literal["decoder"] = "decoder"
+    """The family: decoder (predicts the next token)."""
+    style: Literal["llama", "gpt2"] = "llama"
+    """A named set of blocks that any field below overrides; llama: rms_norm, rope, swiglu, no biases."""
+    hidden_size: PositiveInt
+    """Width of the residual stream."""
+    num_hidden_layers: PositiveInt
+    """Number of blocks, one attention and one feed-forward each."""
+    num_attention_heads: PositiveInt
+    """Query heads; must divide hidden_size unless head_dim is given."""
+    num_key_value_heads: PositiveInt | None = None
+    """Key and value heads shared by groups of query heads (GQA, arXiv 2305.13245). Default: one per query head."""
+    head_dim: PositiveInt | None = None
+    """Width of one head. Default: hidden_size / num_attention_heads."""
+    intermediate_size: PositiveInt | None = None
+    """Width of the feed-forward. Default: 8/3 of hidden_size rounded up to 8 for swiglu, 4 times for gelu."""
+    max_position_embeddings: PositiveInt = 1024
+    """Longest sequence in tokens."""
+    position_embedding: Literal["rope", "learned"] = "rope"
+    """Rotary (arXiv 2104.09864) or learned absolute positions."""
+    rope_theta: PositiveFloat = 10_000.0
+    """Base of the rotary frequencies."""
+    norm: Literal["rms_norm", "layer_norm"] = "rms_norm"
+    """Normalisation before each sublayer and at the end."""
+    norm_eps: PositiveFloat = 1e-5
+    """Added to the variance inside the norm."""
+    feed_forward: Literal["swiglu", "gelu"] = "swiglu"
+    """Gated (arXiv 2002.05202) or plain feed-forward."""
+    qk_norm: bool = False
+    """Normalise queries and keys per head before attention."""
+    layer_types: tuple[LayerType, ...] | None = None
+    """One period of layers, repeated to num_hidden_layers. Default: full attention everywhere."""
+    sliding_window: PositiveInt | None = None
+    """Tokens that a sliding_attention layer sees, itself included."""
+    attention_bias: bool = False
+    """Biases in the attention projections."""
+    mlp_bias: bool = False
+    """Biases in the feed-forward projections."""
+    dropout: Share = 0.0
+    """Dropout on embeddings and on what each sublayer adds."""
+    attention_dropout: Share = 0.0
+    """Dropout on attention weights."""
+    tie_word_embeddings: bool = True
+    """Use the embedding matrix as the output head."""
+    initializer_range: PositiveFloat = 0.02
+    """Standard deviation of the initial weights."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_style(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("style"), str):
+            value = STYLES.get(value["style"], {}) | value
+        if isinstance(value, dict) and isinstance(value.get("layer_types"), list):
+            value = value | {"layer_types": tuple(value["layer_types"])}
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "ModelConfig":
+        kv_heads = self.num_key_value_heads or self.num_attention_heads
+        if self.head_dim is None and self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
+                f"({self.num_attention_heads}), or give head_dim"
+            )
+        if self.num_attention_heads % kv_heads:
+            raise ValueError(
+                f"num_attention_heads ({self.num_attention_heads}) must be a multiple of num_key_value_heads ({kv_heads})"
+            )
+        width = self.head_dim or self.hidden_size // self.num_attention_heads
+        if self.position_embedding == "rope" and width % 2:
+            raise ValueError(f"rope turns pairs of numbers, so a head must have an even width, not {width}")
+        slides = "sliding_attention" in (self.layer_types or ())
+        if slides and self.sliding_window is None:
+            raise ValueError("layer_types has sliding_attention, so sliding_window is needed")
+        if self.sliding_window is not None and not slides:
+            raise ValueError("sliding_window is set, but layer_types has no sliding_attention")
+        if self.layer_types is not None and self.num_hidden_layers % len(self.layer_types):
+            raise ValueError(
+                f"num_hidden_layers ({self.num_hidden_layers}) must be a multiple of the period of layer_types "
+                f"({len(self.layer_types)})"
+            )
+        return self
+
+    def meaning(self) -> dict[str, Any]:
+        """A style is only a way to write values, so the values decide and the style's name does not."""
+        return {key: value for key, value in super().meaning().items() if key != "style"}

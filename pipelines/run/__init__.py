@@ -1,0 +1,1 @@
+"""Jobs become artifacts: the runner, its two doors, the worker behind them."""
