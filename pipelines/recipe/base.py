@@ -56,8 +56,8 @@ class Reads:
 
 
 @dataclass(frozen=True)
-class Execution:
-    """Marks a field outside `launch` that says how, not what: it enters no fingerprint."""
+class LocalFile:
+    """Marks a path whose content decides the result: its digest enters the fingerprint, its name does not."""
 
 
 TokenizerRef = Annotated[str, Consumes(ArtifactKind.TOKENIZER)]
@@ -116,3 +116,19 @@ class Duration(Section):
         if self.unit not in units:
             raise ValueError(f"'{self}' does not fit here; give {' or '.join(units)}")
         return self
+
+
+_BYTES = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def parse_bytes(value: Any) -> Any:
+    """`500 MB` as a number of bytes; a plain number stays what it is."""
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"([0-9][0-9_]*(?:\.[0-9]+)?)\s*([kKMGT]?B)", value.strip())
+    if not found:
+        raise ValueError(f"'{value}' is not a size; write for example '500 MB' or '2 GB'")
+    return int(float(found[1].replace("_", "")) * _BYTES[found[2]])
+
+
+Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)]

@@ -1,0 +1,127 @@
+"""What a job is given, what it gives back, and the table of all kinds."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipelines.plan.jobs import Job
+from pipelines.recipe.base import Section
+
+
+class LaunchSettings(Section):
+    """Where and how wide a job runs, resolved from the launch chapter and its Accelerate file."""
+
+    num_processes: int = 1
+    """Over all machines."""
+    num_machines: int = 1
+    device: str = "cpu"
+    """cpu | gpu"""
+    threads: int | None = None
+    """Threads per process; None leaves torch's default."""
+    micro_batch_size: int | None = None
+    """Sequences per forward pass and process; None: the whole share of a process."""
+    checkpoint_every: int = 500
+    evaluate_every: int | None = None
+    activation_checkpointing: bool = False
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """Everything a job may touch. No environment variable, current directory or newest folder decides its result."""
+
+    job: Job
+    inputs: Mapping[str, Path]
+    """Role (as in `job.inputs`) -> folder of its artifact, read-only."""
+    workdir: Path
+    """`artifacts/.partial/<folder>/`; kept when the job is stopped or killed."""
+    launch: LaunchSettings = field(default_factory=LaunchSettings)
+
+    @property
+    def output(self) -> Path:
+        """What becomes the artifact; emptied when a job starts."""
+        return self.workdir / "output"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Resumable state; kept across crashes, dropped once the artifact is published."""
+        return self.workdir / "checkpoints"
+
+    @property
+    def record(self) -> Path:
+        """log.txt, metrics.jsonl and the like; published beside the output, outside the content digest."""
+        return self.workdir / "record"
+
+
+Metrics = Mapping[str, float | int | str]
+"""Numbers worth reporting, flat: they stand in the manifest and in report.json."""
+
+Stage = Callable[[StageContext], Metrics]
+"""Reads `ctx.inputs`, writes `ctx.output`, returns metrics. Runs once in every process of the job."""
+
+
+def _data(ctx: StageContext) -> Metrics:
+    from pipelines.stages.data import run
+
+    return run(ctx)
+
+
+def _tokenizer(ctx: StageContext) -> Metrics:
+    from pipelines.stages.tokenizer import run
+
+    return run(ctx)
+
+
+def _tokens(ctx: StageContext) -> Metrics:
+    from pipelines.stages.tokens import run
+
+    return run(ctx)
+
+
+def _pretrain(ctx: StageContext) -> Metrics:
+    from pipelines.stages.pretrain import run
+
+    return run(ctx)
+
+
+def _sft(ctx: StageContext) -> Metrics:
+    from pipelines.stages.sft import run
+
+    return run(ctx)
+
+
+def _reward(ctx: StageContext) -> Metrics:
+    from pipelines.stages.reward import run
+
+    return run(ctx)
+
+
+def _dpo(ctx: StageContext) -> Metrics:
+    from pipelines.stages.dpo import run
+
+    return run(ctx)
+
+
+def _ppo(ctx: StageContext) -> Metrics:
+    from pipelines.stages.ppo import run
+
+    return run(ctx)
+
+
+def _evaluate(ctx: StageContext) -> Metrics:
+    from pipelines.stages.evaluate import run
+
+    return run(ctx)
+
+
+STAGES: Mapping[str, Stage] = {
+    "data": _data,
+    "tokenizer": _tokenizer,
+    "tokens": _tokens,
+    "pretrain": _pretrain,
+    "sft": _sft,
+    "reward": _reward,
+    "dpo": _dpo,
+    "ppo": _ppo,
+    "evaluate": _evaluate,
+}
+"""Every kind of job. Imports wait until a kind is used: a data job needs no torch."""
