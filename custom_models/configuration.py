@@ -1,0 +1,165 @@
+"""What a model is made of: one flat section of named settings, checked once, saved beside the weights with the code."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+from transformers.dynamic_module_utils import get_relative_import_files
+
+CHOICES = {
+    "position_embedding": ("rope", "learned"),
+    "norm": ("rms_norm", "layer_norm"),
+    "feed_forward": ("swiglu", "gelu"),
+}
+LAYER_TYPES = ("full_attention", "sliding_attention")
+
+
+@strict
+class TransformerConfig(PreTrainedConfig):
+    """The settings that every stack of blocks shares; a family adds its `model_type`, its `auto_classes` and its own fields.
+
+    `save_pretrained`, which a model's own `save_pretrained` calls, also copies the modules that the folder needs and
+    writes the whole `auto_map`: the folder then loads with `trust_remote_code=True` in a process without this package.
+    """
+
+    auto_classes: ClassVar[dict[str, str]] = {}
+    """Auto class -> "module.Class" in this folder."""
+
+    vocab_size: int = 32_000
+    hidden_size: int = 256
+    intermediate_size: int | None = None
+    """None: 8/3 of hidden_size rounded up to a multiple of 8 (swiglu), four times hidden_size (gelu)."""
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    num_key_value_heads: int | None = None
+    """None: as many as num_attention_heads; fewer is grouped-query attention."""
+    head_dim: int | None = None
+    """None: hidden_size / num_attention_heads."""
+    layer_types: list[str] | tuple[str, ...] | None = None
+    """One period of "full_attention" and "sliding_attention", repeated over the layers; None: all full."""
+    sliding_window: int | None = None
+    """How many tokens a sliding layer sees, the token itself among them."""
+    max_position_embeddings: int = 2048
+    position_embedding: str = "rope"
+    rope_theta: float | int = 10_000.0
+    norm: str = "rms_norm"
+    norm_eps: float = 1e-5
+    feed_forward: str = "swiglu"
+    """"gelu" is GPT-2's: the tanh approximation."""
+    qk_norm: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    dropout: float | int = 0.0
+    """Of the embeddings and of what each half of a block adds to the residual stream."""
+    attention_dropout: float | int = 0.0
+    tie_word_embeddings: bool = True
+    initializer_range: float = 0.02
+    use_cache: bool = True
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+
+    def __post_init__(self, **kwargs):
+        for field, choices in CHOICES.items():
+            if getattr(self, field) not in choices:
+                raise ValueError(f"{field} is {getattr(self, field)!r}; it must be one of {', '.join(choices)}")
+        _check_sizes(self)
+        if self.num_key_value_heads is None:
+            self.num_key_value_heads = self.num_attention_heads
+        if self.head_dim is None:
+            self.head_dim = self.hidden_size // self.num_attention_heads
+        if self.intermediate_size is None:
+            self.intermediate_size = _intermediate_size(self.hidden_size, self.feed_forward)
+        self.layer_types = _repeat(self.layer_types, self.num_hidden_layers)
+        _check_attention(self)
+        kwargs.setdefault("auto_map", dict(self.auto_classes))
+        super().__post_init__(**kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
+        """Write config.json and the code it refers to; `use_cache`, which trainers switch off, is saved as true."""
+        sources = {name: _source_file(self, name) for name in self.auto_classes.values()}
+        # In a process that itself runs remote code only the modules it has loaded are at hand.
+        self.auto_map = {auto: name for auto, name in self.auto_classes.items() if sources[name].exists()}
+        os.makedirs(save_directory, exist_ok=True)
+        for file in _with_imports(sources[name] for name in self.auto_map.values()):
+            if file.parent.resolve() != Path(save_directory).resolve():
+                shutil.copyfile(file, Path(save_directory) / file.name)
+        use_cache, self.use_cache = self.use_cache, True
+        try:
+            super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        finally:
+            self.use_cache = use_cache
+
+
+@strict
+class DecoderConfig(TransformerConfig):
+    """A decoder-only language model, from GPT-2's parts to Llama's."""
+
+    model_type = "sourdough_decoder"
+    keys_to_ignore_at_inference = ["past_key_values"]
+    auto_classes: ClassVar[dict[str, str]] = {
+        "AutoConfig": "configuration.DecoderConfig",
+        "AutoModel": "decoder.DecoderModel",
+        "AutoModelForCausalLM": "decoder.DecoderForCausalLM",
+        "AutoModelForSequenceClassification": "heads.DecoderForSequenceClassification",
+    }
+
+
+def _check_sizes(config: TransformerConfig) -> None:
+    for field in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"):
+        if getattr(config, field) < 1:
+            raise ValueError(f"{field} is {getattr(config, field)}; it must be at least 1")
+    for field in ("dropout", "attention_dropout"):
+        if not 0 <= getattr(config, field) < 1:
+            raise ValueError(f"{field} is {getattr(config, field)}; it must be at least 0 and below 1")
+    if config.head_dim is None and config.hidden_size % config.num_attention_heads:
+        raise ValueError(
+            f"hidden_size {config.hidden_size} is not a multiple of num_attention_heads {config.num_attention_heads}; "
+            "change one of them or set head_dim"
+        )
+
+
+def _intermediate_size(hidden_size: int, feed_forward: str) -> int:
+    if feed_forward == "gelu":
+        return 4 * hidden_size
+    return -(-8 * hidden_size // (3 * 8)) * 8
+
+
+def _repeat(period: list[str] | tuple[str, ...] | None, num_layers: int) -> list[str]:
+    period = list(period) if period is not None else ["full_attention"]
+    if not period or not set(period) <= set(LAYER_TYPES):
+        raise ValueError(f"layer_types is {period}; it takes one or more of {', '.join(LAYER_TYPES)}")
+    if len(period) > num_layers:
+        raise ValueError(f"layer_types has {len(period)} entries for num_hidden_layers {num_layers}; shorten the period")
+    return [period[layer % len(period)] for layer in range(num_layers)]
+
+
+def _check_attention(config: TransformerConfig) -> None:
+    heads, key_value_heads = config.num_attention_heads, config.num_key_value_heads
+    if key_value_heads < 1 or heads % key_value_heads:
+        raise ValueError(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {key_value_heads}")
+    if config.position_embedding == "rope" and config.head_dim % 2:
+        raise ValueError(f"head_dim is {config.head_dim}; rope turns pairs of dimensions, so it must be even")
+    if ("sliding_attention" in config.layer_types) != (config.sliding_window is not None):
+        raise ValueError(
+            f"layer_types {sorted(set(config.layer_types))} with sliding_window {config.sliding_window}: "
+            "sliding layers need a window, and a window needs sliding layers"
+        )
+    if config.sliding_window is not None and config.sliding_window < 1:
+        raise ValueError(f"sliding_window is {config.sliding_window}; it must be at least 1")
+
+
+def _source_file(config: TransformerConfig, name: str) -> Path:
+    folder = Path(sys.modules[type(config).__module__].__file__).parent
+    return folder / f"{name.split('.')[0]}.py"
+
+
+def _with_imports(files) -> list[Path]:
+    found = {file for file in files}
+    for file in list(found):
+        found.update(Path(needed) for needed in get_relative_import_files(file))
+    return sorted(found)
