@@ -1,0 +1,106 @@
+# Language models from scratch, from one recipe.
+#
+#   make demo                            the whole chain on the built-in world, minutes on two cores
+#   make test                            the tests
+#   make run RECIPE=recipes/mine.yaml    whatever that recipe has not finished yet, then the report
+#
+# RECIPE   recipe file                                        (recipes/demo.yaml)
+# LAUNCH   a file of recipes/accelerate, instead of the recipe's own: LAUNCH=cpu-2
+# SET      values that win over the file:                     SET="seed=1 stages.sft.learning_rate=1e-4"
+# STAGE    one stage by its name, for `make run`:             STAGE=dpo_gentle
+# STORE    where finished work is kept                        (artifacts)
+# REBUILD  1 rebuilds a stale stage that was costly to make
+# PYTHON   the interpreter that makes the virtual environment (python3)
+
+RECIPE  ?= recipes/demo.yaml
+LAUNCH  ?=
+SET     ?=
+STAGE   ?=
+STORE   ?= artifacts
+REBUILD ?=
+PYTHON  ?= python3
+
+VENV    := .venv
+BIN     := $(VENV)/bin
+READY   := $(VENV)/.ready
+STAGES  := tokenizer pretrain sft reward dpo ppo evaluate
+TUNE     = $(SET:%=--set %) $(if $(LAUNCH),--launch $(LAUNCH))
+BUILD    = $(TUNE) --store $(STORE) $(if $(filter 1,$(REBUILD)),--rebuild)
+SOURDOUGH = $(BIN)/python -m pipelines
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo run $(STAGES) check plan show data report verify clean schema \
+        test test-all test-gpu lint types format bench
+
+help: ## this list
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/q' | head -n 1
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+	      /^[a-zA-Z_$$()-]+:.*## / {name = $$1; sub(/\$$\(STAGES\)/, "<stage>", name); printf "  %-12s %s\n", name, $$2}' Makefile
+	@printf '\nVariables: RECIPE=recipes/x.yaml LAUNCH=gpu-1 SET="a.b=c" STAGE=name STORE=folder REBUILD=1\n'
+	@printf 'Stages: $(STAGES)\n'
+
+##@ Run
+demo: $(READY) ## the whole chain on the built-in world, from nothing to the report
+	@$(SOURDOUGH) run recipes/demo.yaml $(BUILD)
+
+run: $(READY) ## what RECIPE has not finished yet, then the report (one stage: STAGE=name)
+	@$(SOURDOUGH) run $(RECIPE) $(BUILD) $(if $(STAGE),--stage $(STAGE))
+
+$(STAGES): $(READY) ## build one stage of RECIPE, and what it needs: make ppo
+	@$(SOURDOUGH) $@ $(RECIPE) $(BUILD)
+
+data: $(READY) ## fetch and check every dataset; pins the commits of Hub data
+	@$(SOURDOUGH) data $(RECIPE) $(BUILD)
+
+##@ Look
+check: $(READY) ## every mistake in RECIPE, with file:line:column
+	@$(SOURDOUGH) check $(RECIPE) $(TUNE)
+
+plan: $(READY) ## what would run, why, and what it costs
+	@$(SOURDOUGH) plan $(RECIPE) $(TUNE) --store $(STORE)
+
+show: $(READY) ## the whole recipe, with each value's origin
+	@$(SOURDOUGH) show $(RECIPE) $(TUNE)
+
+report: $(READY) ## write the report again from what is finished
+	@$(SOURDOUGH) report $(RECIPE) $(TUNE) --store $(STORE)
+
+verify: $(READY) ## compare every finished file with its manifest
+	@$(SOURDOUGH) verify $(RECIPE) $(TUNE) --store $(STORE)
+
+clean: $(READY) ## remove unfinished work and artifacts that no run uses
+	@$(SOURDOUGH) clean --store $(STORE)
+
+##@ Develop
+setup: $(READY) ## make the virtual environment (every target does when it must)
+
+schema: $(READY) ## write recipes/schema.json, which completes keys in editors
+	@$(SOURDOUGH) schema > recipes/.schema.json && mv recipes/.schema.json recipes/schema.json
+
+test: $(READY) ## the tests (minutes)
+	@$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-all: $(READY) ## also whole runs, launches of several processes, kill tests
+	@$(BIN)/python -m pytest -m "not gpu"
+
+test-gpu: $(READY) ## the tests that need a GPU
+	@$(BIN)/python -m pytest -m gpu
+
+lint: $(READY) ## ruff
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(READY) ## mypy
+	@$(BIN)/mypy
+
+format: $(READY) ## format the code in place
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+bench: $(READY) ## speed against peers, as ratios in one run
+	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+$(READY): pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) (once; about a minute plus downloads)"
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or later is needed, this is {v[0]}.{v[1]}: PYTHON=python3.12 make ...")'
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
