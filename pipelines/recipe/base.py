@@ -77,7 +77,7 @@ Bare = BeforeValidator(as_tuple)
 Unit = Literal["tokens", "steps", "epochs", "rollouts"]
 _UNITS = {"token": "tokens", "step": "steps", "epoch": "epochs", "rollout": "rollouts"}
 _SCALES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
-_DURATION = re.compile(r"([0-9][0-9_]*(?:\.[0-9]+)?)\s*([kKMBGT]?)\s+([a-z]+)")
+_DURATION = re.compile(r"([0-9][0-9_]*(?:\.[0-9]+)?)\s*([kKMBGT]?)\s*([a-z]+)")
 
 
 class Duration(Section):
