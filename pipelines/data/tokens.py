@@ -1,0 +1,249 @@
+"""Rows of token ids on disk: written once, in shards, and read memory-mapped with their boundaries."""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+
+from pipelines.errors import ArtifactError
+
+Split = Literal["train", "holdout"]
+SPLITS: tuple[Split, ...] = ("train", "holdout")
+ColumnType = Literal["ids", "mask", "int", "text", "json"]
+"""ids and mask: numbers per token; int: one number per row; text: a string; json: any JSON value."""
+
+COLUMNS: Mapping[str, Mapping[str, ColumnType]] = {
+    "text": {"input_ids": "ids", "num_bytes": "int"},
+    "chat": {"input_ids": "ids", "assistant_mask": "mask", "num_bytes": "int"},
+    "preference": {"prompt_ids": "ids", "chosen_ids": "ids", "rejected_ids": "ids"},
+    "prompt": {"prompt_ids": "ids", "columns": "text", "prompt": "json"},
+}
+"""What a row has, by the data's format."""
+
+META = "meta.json"
+
+
+def dtype_of(vocab_size: int) -> str:
+    """The narrowest little-endian type that holds every id."""
+    return "<u2" if vocab_size <= 1 << 16 else "<u4"
+
+
+def _dtype(column: ColumnType, ids: str) -> np.dtype:
+    return np.dtype({"ids": ids, "mask": "u1", "int": "<i8", "text": "u1", "json": "u1"}[column])
+
+
+class TokenWriter:
+    """Appends rows to a split of a tokens artifact; nothing counts before `close` has written the meta file."""
+
+    SHARD_TOKENS = 1 << 28
+
+    def __init__(self, folder: Path, *, format: str, vocab_size: int, shard_tokens: int = SHARD_TOKENS):
+        self.folder, self.format, self.vocab_size, self.shard_tokens = folder, format, vocab_size, shard_tokens
+        self.columns = COLUMNS[format]
+        self.ids = dtype_of(vocab_size)
+        self.splits: dict[str, dict[str, Any]] = {split: {"rows": 0, "tokens": 0, "shards": []} for split in SPLITS}
+        self.shard: _Shard | None = None
+
+    def append(self, split: Split, rows: Mapping[str, Sequence[Any]]) -> None:
+        """Rows as one sequence per column, all equally long."""
+        count = len(next(iter(rows.values())))
+        if set(rows) != set(self.columns) or any(len(values) != count for values in rows.values()):
+            raise ValueError(f"rows of {self.format} need {sorted(self.columns)}, equally many; got {sorted(rows)}")
+        if self.shard and (self.shard.split != split or self.shard.tokens >= self.shard_tokens):
+            self._end_shard()
+        if not self.shard:
+            number = len(self.splits[split]["shards"])
+            self.shard = _Shard(self.folder, split, number, self.columns)
+        for column, values in rows.items():
+            tokens = self._append_column(self.shard, column, values)
+            if self.columns[column] == "ids":
+                self.shard.tokens += tokens
+        self.shard.rows += count
+
+    def _append_column(self, shard: "_Shard", column: str, values: Sequence[Any]) -> int:
+        kind = self.columns[column]
+        if kind == "int":
+            shard.write(column, np.asarray(values, "<i8"), None)
+            return 0
+        if kind == "json":
+            values = [json.dumps(value, ensure_ascii=False) for value in values]
+        if kind in ("json", "text"):
+            values = [np.frombuffer(value.encode(), np.uint8) for value in values]
+        lengths = np.fromiter(map(len, values), np.int64, len(values))
+        flat = np.concatenate([np.asarray(value, np.int64 if kind == "ids" else np.uint8) for value in values])
+        if kind == "ids" and len(flat) and not 0 <= flat.min() <= flat.max() < self.vocab_size:
+            raise ValueError(f"{column}: id {flat.max()} does not fit a vocabulary of {self.vocab_size}")
+        shard.write(column, flat.astype(_dtype(kind, self.ids)), lengths)
+        return len(flat)
+
+    def _end_shard(self) -> None:
+        if self.shard:
+            split = self.splits[self.shard.split]
+            split["rows"] += self.shard.rows
+            split["tokens"] += self.shard.tokens
+            split["shards"].append(self.shard.close())
+            self.shard = None
+
+    def close(self) -> dict[str, Any]:
+        """Write and return the meta data."""
+        self._end_shard()
+        meta = {
+            "format": self.format,
+            "dtype": self.ids,
+            "vocab_size": self.vocab_size,
+            "columns": dict(self.columns),
+            "splits": self.splits,
+        }
+        (self.folder / META).write_text(json.dumps(meta, indent=1))
+        return meta
+
+
+class _Shard:
+    """Open files of one shard: `<split>-<column>-<number>.bin`, and `.offsets` where rows differ in length."""
+
+    def __init__(self, folder: Path, split: str, number: int, columns: Mapping[str, ColumnType]):
+        self.split, self.rows, self.tokens = split, 0, 0
+        self.files: dict[str, dict[str, Any]] = {}
+        self.handles: list[BinaryIO] = []
+        self.data: dict[str, BinaryIO] = {}
+        self.offsets: dict[str, BinaryIO] = {}
+        for column, kind in columns.items():
+            name = f"{split}-{column}-{number:05d}"
+            self.files[column] = {"data": f"{name}.bin", "length": 0}
+            self.data[column] = (folder / f"{name}.bin").open("wb")
+            if kind != "int":
+                self.files[column]["offsets"] = f"{name}.offsets"
+                self.offsets[column] = (folder / f"{name}.offsets").open("wb")
+                self.offsets[column].write(bytes(8))
+
+    def write(self, column: str, flat: np.ndarray, lengths: np.ndarray | None) -> None:
+        flat.tofile(self.data[column])
+        if lengths is not None:
+            ends = np.cumsum(lengths) + self.files[column]["length"]
+            ends.astype("<i8").tofile(self.offsets[column])
+        self.files[column]["length"] += len(flat)
+
+    def close(self) -> dict[str, Any]:
+        for handle in [*self.data.values(), *self.offsets.values()]:
+            handle.close()
+        return {"rows": self.rows, "files": self.files}
+
+
+class TokenTable:
+    """One split of a tokens artifact, read-only. Cheap to open, to copy into another process and to read anywhere."""
+
+    def __init__(self, folder: Path, split: Split):
+        self.folder, self.split = Path(folder), split
+        self.info: dict[str, Any] = _read_meta(self.folder)
+        self.columns: dict[str, ColumnType] = self.info["columns"]
+        self.shards = [_MappedShard(self.folder, shard, self.info) for shard in self.info["splits"][split]["shards"]]
+        self.first_rows = np.cumsum([0, *(shard.rows for shard in self.shards)])
+        if len(self) != self.info["splits"][split]["rows"]:
+            raise ArtifactError(f"{self.folder / META}: its shards do not hold the rows it names; make it again")
+
+    @classmethod
+    def open(cls, folder: Path, split: Split) -> "TokenTable":
+        """Raises ArtifactError where a file is missing, too short or too long, or the type does not fit."""
+        return cls(folder, split)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TokenTable, (self.folder, self.split)
+
+    def __len__(self) -> int:
+        return int(self.first_rows[-1])
+
+    @property
+    def tokens(self) -> int:
+        """Ids of this split, over all its id columns."""
+        return self.info["splits"][self.split]["tokens"]
+
+    def ids(self, column: str, row: int) -> np.ndarray:
+        """Ids or mask of one row, a view of the file."""
+        shard, inner = self._place(row)
+        return shard.part(column, inner)
+
+    def value(self, column: str, row: int) -> Any:
+        """What one row has in one column: an array, a number, a string or a JSON value."""
+        shard, inner = self._place(row)
+        kind = self.columns[column]
+        if kind == "int":
+            return int(shard.data[column][inner])
+        part = shard.part(column, inner)
+        if kind in ("ids", "mask"):
+            return part
+        text = part.tobytes().decode()
+        return json.loads(text) if kind == "json" else text
+
+    def row(self, row: int) -> dict[str, Any]:
+        """All columns of one row."""
+        return {column: self.value(column, row) for column in self.columns}
+
+    def lengths(self, column: str) -> np.ndarray:
+        """Tokens of every row, int64; for a column of numbers, the numbers."""
+        return self._lengths[column]
+
+    @cached_property
+    def _lengths(self) -> dict[str, np.ndarray]:
+        empty = np.zeros(0, np.int64)
+        return {
+            column: np.concatenate([empty, *(shard.lengths(column) for shard in self.shards)])
+            for column in self.columns
+        }
+
+    def _place(self, row: int) -> tuple["_MappedShard", int]:
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        number = int(np.searchsorted(self.first_rows, row, side="right")) - 1
+        return self.shards[number], int(row - self.first_rows[number])
+
+
+class _MappedShard:
+    def __init__(self, folder: Path, shard: Mapping[str, Any], info: Mapping[str, Any]):
+        self.rows: int = shard["rows"]
+        self.data: dict[str, np.ndarray] = {}
+        self.offsets: dict[str, np.ndarray] = {}
+        for column, kind in info["columns"].items():
+            files = shard["files"][column]
+            self.data[column] = _mapped(folder / files["data"], _dtype(kind, info["dtype"]), files["length"])
+            if kind == "int":
+                continue
+            offsets = _mapped(folder / files["offsets"], np.dtype("<i8"), self.rows + 1)
+            if offsets[0] != 0 or offsets[-1] != files["length"] or (np.diff(offsets) < 0).any():
+                raise ArtifactError(f"{folder / files['offsets']}: damaged; make it again")
+            self.offsets[column] = offsets
+
+    def part(self, column: str, row: int) -> np.ndarray:
+        offsets = self.offsets[column]
+        return self.data[column][offsets[row] : offsets[row + 1]]
+
+    def lengths(self, column: str) -> np.ndarray:
+        return np.diff(self.offsets[column]) if column in self.offsets else np.asarray(self.data[column])
+
+
+def _mapped(path: Path, dtype: np.dtype, length: int) -> np.ndarray:
+    size = path.stat().st_size if path.is_file() else -1
+    if size != length * dtype.itemsize:
+        have = "is missing" if size < 0 else f"has {size:,} bytes instead of {length * dtype.itemsize:,}"
+        raise ArtifactError(f"{path}: {have}; delete its artifact and make it again")
+    # An empty file cannot be mapped.
+    return np.memmap(path, dtype, "r", shape=(length,)).view(np.ndarray) if length else np.zeros(0, dtype)
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+    path = folder / META
+    try:
+        meta = json.loads(path.read_text())
+        fits = meta["dtype"] == dtype_of(meta["vocab_size"]) and set(meta["splits"]) == set(SPLITS)
+        fits = fits and meta["columns"] == COLUMNS[meta["format"]]
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"{path} is missing: this is no tokens artifact, or it is incomplete; make it again"
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        fits = False
+    if not fits:
+        raise ArtifactError(f"{path}: damaged, or written by another version; make it again")
+    return meta
