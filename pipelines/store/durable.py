@@ -35,7 +35,7 @@ def publish(work: Path, final: Path, *, fields: Mapping[str, Any] | None = None,
     write_json(work / MANIFEST, manifest)
     if final.exists():  # only a damaged one: nobody publishes over a good one
         _discard(final)
-    os.rename(work, final)
+    work.rename(final)
     _sync(final.parent)
     return manifest
 
@@ -111,7 +111,7 @@ def write_text(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     _sync(path.parent)
