@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer, model_validator
 
@@ -23,9 +23,10 @@ class Section(BaseModel):
 
     @classmethod
     def marked(cls, mark_type: type) -> Iterator[tuple[str, Any]]:
-        """(field, mark) of every field annotated with a mark of this type."""
+        """(field, mark) of every field annotated with a mark of this type, also as one half of `... | None`."""
         for field, info in cls.model_fields.items():
-            for mark in info.metadata:
+            halves = [mark for half in get_args(info.annotation) for mark in getattr(half, "__metadata__", ())]
+            for mark in [*info.metadata, *halves]:
                 if isinstance(mark, mark_type):
                     yield field, mark
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
-from pipelines.recipe.base import Bare, Reads, Section
+from pipelines.recipe.base import Bare, LocalFile, Reads, Section
 
 Format = Literal["text", "chat", "preference", "prompt"]
 
@@ -25,7 +25,7 @@ class Dataset(Section):
     """What a row is: text | chat (messages, or prompt and completion) | preference (chosen and rejected) | prompt."""
     builtin: Literal["microworld/text", "microworld/chat", "microworld/preferences", "microworld/prompts"] | None = None
     """A track of the built-in world; it brings its format with it."""
-    files: Annotated[tuple[str, ...], Bare] = ()
+    files: Annotated[tuple[str, ...], Bare, LocalFile()] = ()
     """Paths or globs, relative to the recipe: txt, jsonl, json, csv, tsv, parquet; plain, .gz or .zst."""
     hub: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
     """A dataset of the Hugging Face Hub: `org/name`. `make data` pins its commit in `<recipe>.lock`."""
@@ -65,6 +65,10 @@ class Dataset(Section):
         if self.separator and not (self.files and self.format == "text"):
             raise ValueError("separator belongs to text files only")
         return self
+
+    def meaning(self) -> dict[str, Any]:
+        """Without the separator that holds anyway."""
+        return {key: value for key, value in super().meaning().items() if (key, value) != ("separator", "file")}
 
 
 def _one_name(value: Any) -> Any:

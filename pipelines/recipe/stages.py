@@ -11,6 +11,7 @@ from pipelines.recipe.base import (
     CausalLMRef,
     Consumes,
     Duration,
+    LocalFile,
     RewardModelRef,
     Section,
     TokenizerRef,
@@ -51,7 +52,7 @@ class TokenizerStage(StageConfig):
     """Entries, special tokens included."""
     data: TokenizerMixture
     """Datasets to learn from; shares are of bytes."""
-    chat_template: str = "chatml"
+    chat_template: Annotated[str, LocalFile()] = "chatml"
     """A file in recipes/chat_templates (without .jinja), or a path relative to the recipe."""
     add_bos_token: bool = True
     """Start every document and conversation with the BOS token, in training, generation and evaluation alike."""
