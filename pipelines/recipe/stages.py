@@ -288,7 +288,8 @@ class TaskConfig(Section):
         if self.name not in ("bits_per_byte", "reward") and self.data is not None:
             raise ValueError(f"data belongs to the tasks bits_per_byte and reward, not to {self.name}")
         if self.name != "reward":
-            given = {"reward_funcs", "max_completion_length", "temperature"} & self.model_fields_set
+            ours = ("reward_funcs", "max_completion_length", "temperature")
+            given = {field for field in ours if getattr(self, field) != type(self).model_fields[field].default}
             if given:
                 raise ValueError(f"{' and '.join(sorted(given))} belong to the task reward, not to {self.name}")
         return self
