@@ -1,0 +1,107 @@
+"""Local files as content: globs, files that travel with recipes, and a cache of digests such as git keeps."""
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterable
+from glob import iglob
+from pathlib import Path
+
+SHIPPED = Path(__file__).parents[2] / "recipes"
+"""The project's own recipes folder, for files that are not beside the recipe."""
+
+_RACY_NANOSECONDS = 2_000_000_000
+"""A file younger than this may still change without its time stamp changing, so it is not cached (git: racy)."""
+_PACKED = (".gz", ".zst")
+
+
+class Digests:
+    """sha256 of files by content. Reads a file again only when its path, size, mtime or inode is new."""
+
+    def __init__(self, cache: Path | None = None):
+        self._cache = cache
+        self._known: dict[str, list] = {}
+        self._changed = False
+        if cache is not None and cache.is_file():
+            try:
+                self._known = dict(json.loads(cache.read_text(encoding="utf-8")))
+            except (OSError, ValueError, TypeError):
+                self._known = {}  # it is only a cache
+
+    def __call__(self, path: Path) -> str:
+        path = path.resolve()
+        status = path.stat()
+        stamp = [status.st_size, status.st_mtime_ns, status.st_ino]
+        known = self._known.get(str(path))
+        if known and known[:3] == stamp:
+            return known[3]
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if time.time_ns() - status.st_mtime_ns > _RACY_NANOSECONDS:
+            self._known[str(path)] = [*stamp, found]
+            self._changed = True
+        return found
+
+    def save(self) -> None:
+        """Keep what was learnt, if there is anywhere to keep it."""
+        if self._cache is None or not self._changed:
+            return
+        temporary = self._cache.with_name(f".{self._cache.name}.{os.getpid()}.tmp")
+        try:
+            self._cache.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(self._known), encoding="utf-8")
+            temporary.replace(self._cache)
+        except OSError:
+            return  # a read-only store is no reason to fail
+        self._changed = False
+
+
+def expand(patterns: Iterable[str], folder: Path) -> dict[str, list[Path]]:
+    """Pattern -> the files it names, sorted; relative patterns start at `folder`."""
+    return {pattern: _expand_one(folder / pattern) for pattern in patterns}
+
+
+def _expand_one(pattern: Path) -> list[Path]:
+    if pattern.is_file():  # a name may hold `[` or `*` and still be a name
+        return [pattern]
+    found = sorted(iglob(str(pattern), recursive=True))  # noqa: PTH207  pathlib globs no absolute patterns
+    return [path for path in map(Path, found) if path.is_file()]
+
+
+def find(name: str, folder: str, ending: str, recipe: Path) -> Path | None:
+    """`<folder>/<name><ending>` beside the recipe, else among the project's own recipes."""
+    for root in (recipe.resolve().parent, SHIPPED):
+        path = root / folder / f"{name}{ending}"
+        if path.is_file():
+            return path
+    return None
+
+
+def chat_template(name: str, recipe: Path) -> Path | None:
+    """The file of a chat template: a shipped name, or a path relative to the recipe."""
+    beside = recipe.resolve().parent / name
+    if beside.is_file():
+        return beside
+    return find(name.removesuffix(".jinja"), "chat_templates", ".jinja", recipe)
+
+
+def task_files(name: str, recipe: Path) -> list[Path]:
+    """The task's own YAML file and what it includes; empty for tasks that a library brings."""
+    path = find(name, "tasks", ".yaml", recipe)
+    found: list[Path] = []
+    pending = [path] if path else []
+    while pending:
+        path = pending.pop(0)
+        if path not in found:
+            found.append(path)
+            included = re.findall(r"^\s*include:\s*[\"']?([^\s\"'#]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+            pending += [path.parent / name for name in included if (path.parent / name).is_file()]
+    return found
+
+
+def format_of(path: str) -> str:
+    """What a file's name says of its format: `.jsonl.gz`, `.txt`; the rest of the name decides nothing."""
+    suffixes = Path(path).suffixes
+    return "".join(suffixes[-2:] if suffixes and suffixes[-1] in _PACKED else suffixes[-1:]).lower()
