@@ -1,0 +1,264 @@
+"""Finished work, addressed by what decided it: find, lock, publish, link."""
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pipelines.errors import ArtifactError
+from pipelines.plan.jobs import Job, Plan
+from pipelines.store.durable import Damaged, publish, read_manifest, verify, write_json
+
+State = Literal["absent", "partial", "complete", "damaged"]
+
+_BESIDE = ("output", "record")
+"""What of a working folder becomes part of the artifact."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished, immutable folder."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def output(self) -> Path:
+        """What the job made: the folder that consumers are given."""
+        return self.path / "output"
+
+    @property
+    def record(self) -> Path:
+        """log.txt, metrics.jsonl and the like."""
+        return self.path / "record"
+
+    @property
+    def metrics(self) -> Mapping[str, float | int | str]:
+        return self.manifest["metrics"]
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        return self.manifest["provenance"]
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the table of files: equal bytes, equal digest."""
+        return self.manifest["digest"]
+
+    @property
+    def inputs(self) -> Mapping[str, Mapping[str, str]]:
+        """Role -> {job, fingerprint, digest} of what was read."""
+        return self.manifest["inputs"]
+
+
+class ArtifactStore:
+    """`<root>/<kind>-<fingerprint>/`. An artifact exists once its manifest does, and one rename brings both."""
+
+    def __init__(self, root: Path):
+        self.root = root.resolve()
+
+    def path(self, job: Job) -> Path:
+        return self.root / job.folder
+
+    def state(self, job: Job) -> State:
+        if self.path(job).exists():
+            return "complete" if self.find(job) else "damaged"
+        return "partial" if self.workdir(job).exists() else "absent"
+
+    def find(self, job: Job) -> Artifact | None:
+        """The finished artifact whose files have the sizes that the manifest says, or None."""
+        try:
+            return self.open(self.path(job))
+        except Damaged:
+            return None
+
+    def open(self, path: Path) -> Artifact:
+        """The artifact in a folder; Damaged, naming the file, when a size is wrong or a file is missing."""
+        return Artifact(path, verify(path, contents=False))
+
+    def damage(self, job: Job) -> str:
+        """What is wrong with a damaged artifact."""
+        try:
+            self.open(self.path(job))
+        except Damaged as error:
+            return str(error)
+        return ""
+
+    def verify(self, artifact: Artifact) -> None:
+        """Read every byte again. Raises ArtifactError, naming the file."""
+        try:
+            verify(artifact.path)
+        except Damaged as error:
+            raise ArtifactError(f"{error}; delete {artifact.path} and run again to rebuild it") from None
+
+    def workdir(self, job: Job) -> Path:
+        """Where this job works. The path is stable, so a job that runs again finds its own checkpoints."""
+        return self.root / ".partial" / job.folder
+
+    def prepare(self, job: Job, inputs: Mapping[str, Artifact], launch: Mapping[str, Any]) -> Path:
+        """The working folder with its task.json; checkpoints of an earlier attempt stay."""
+        workdir = self.workdir(job)
+        workdir.mkdir(parents=True, exist_ok=True)
+        for old in workdir.glob("outcome*.json"):
+            old.unlink()
+        task = {
+            "job": job.model_dump(mode="json"),
+            "inputs": {role: str(artifact.output) for role, artifact in inputs.items()},
+            "launch": launch,
+        }
+        write_json(workdir / "task.json", task)
+        return workdir
+
+    def publish(
+        self,
+        job: Job,
+        inputs: Mapping[str, Artifact],
+        metrics: Mapping[str, float | int | str],
+        provenance: Mapping[str, Any],
+    ) -> Artifact:
+        """Turn a finished working folder into the artifact: its output and its record, in one rename."""
+        workdir = self.workdir(job)
+        if not any(path.is_file() for path in (workdir / "output").rglob("*")):
+            raise ArtifactError(f"'{job.name}' ended without writing anything to {workdir / 'output'}")
+        staging = self.root / ".partial" / f".publish-{job.folder}"
+        if staging.exists():
+            shutil.rmtree(staging)
+        staging.mkdir()
+        for name in _BESIDE:
+            if (workdir / name).exists():
+                (workdir / name).rename(staging / name)
+        fields = {
+            "kind": job.kind,
+            "name": job.name,
+            "version": job.config.version,
+            "fingerprint": job.fingerprint,
+            "job": job.model_dump(mode="json"),
+            "inputs": {
+                role: {"job": item.job, "fingerprint": item.fingerprint, "digest": inputs[role].digest}
+                for role, item in job.inputs.items()
+            },
+            "metrics": dict(metrics),
+            "provenance": dict(provenance),
+        }
+        manifest = publish(staging, self.path(job), fields=fields, content="output")
+        shutil.rmtree(workdir)
+        return Artifact(self.path(job), manifest)
+
+    @contextmanager
+    def lock(self, job: Job) -> Iterator[int]:
+        """One writer per artifact. Yields the descriptor to hand to the worker: held until the last holder is gone."""
+        descriptor = self._acquire(job)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def lock_path(self, job: Job) -> Path:
+        return self.root / ".locks" / f"{job.folder}.lock"
+
+    def _acquire(self, job: Job) -> int:
+        path = self.lock_path(job)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise ArtifactError(f"'{job.name}' is being made by another run: {_owner(path)}") from None
+        owner = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "command": " ".join(sys.argv),
+            "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(owner).encode(), 0)
+        return descriptor
+
+    def artifacts(self) -> list[Path]:
+        """Every folder that was published, whole or damaged."""
+        if not self.root.is_dir():
+            return []
+        return sorted(path for path in self.root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _owner(path: Path) -> str:
+    """Who wrote himself into a lock file, for a message."""
+    try:
+        owner = json.loads(path.read_text(encoding="utf-8"))
+        return f"process {owner['pid']} on {owner['host']}, since {owner['since']} ({owner['command']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"its lock is {path}"
+
+
+class Links:
+    """`runs/<recipe>/<job>`: readable names for the artifacts of a run."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def set(self, name: str, artifact: Artifact) -> None:
+        """Point a name at an artifact, replacing what it pointed at in one step."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        link = self.folder / name
+        target = os.path.relpath(artifact.path, self.folder.resolve())
+        if link.is_symlink() and os.readlink(link) == target:
+            return
+        fresh = self.folder / f".{name}.{os.getpid()}"
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(target)
+        fresh.replace(link)
+
+    def keep_only(self, names: set[str]) -> None:
+        """Drop links of jobs that the recipe no longer has."""
+        for link in self.folder.glob("*"):
+            if link.is_symlink() and link.name not in names:
+                link.unlink()
+
+    def manifest(self, name: str) -> dict[str, Any] | None:
+        """The manifest behind a name, if it can still be read."""
+        try:
+            return read_manifest(self.folder / name)
+        except Damaged:
+            return None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the store says about one job of a plan."""
+
+    job: Job
+    state: State
+    artifact: Artifact | None
+    """Of a complete job, and only when its inputs still have the bytes that it was made from."""
+    changed_input: str | None = None
+    """The upstream job whose bytes differ from those that the finished artifact was made from."""
+
+
+def survey(plan: Plan, store: ArtifactStore) -> dict[str, Found]:
+    """Job name -> what the store has. An artifact counts while its inputs, where they exist, have the same bytes."""
+    found: dict[str, Found] = {}
+    for job in plan.jobs:
+        artifact = store.find(job)
+        changed = None
+        if artifact is not None:
+            changed = next((name for name in _other_bytes(job, artifact, found)), None)
+        state: State = "complete" if artifact else store.state(job)
+        found[job.name] = Found(job, state, None if changed else artifact, changed)
+    return found
+
+
+def _other_bytes(job: Job, artifact: Artifact, found: Mapping[str, Found]) -> Iterator[str]:
+    for role, item in job.inputs.items():
+        upstream = found[item.job]
+        recorded = artifact.inputs.get(role, {}).get("digest")
+        if upstream.changed_input or (upstream.artifact and upstream.artifact.digest != recorded):
+            yield item.job
