@@ -1,4 +1,5 @@
 """Multi-head, grouped-query and sliding-window attention, through whichever kernel transformers is set to."""
+# mypy: no-strict-optional
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +78,7 @@ class Attention(nn.Module):
 
 
 def eager_attention(
-    module: nn.Module,
+    module: Attention,
     query: Tensor,
     key: Tensor,
     value: Tensor,

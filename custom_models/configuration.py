@@ -1,4 +1,5 @@
 """What a model is made of: one flat section of named settings, checked once, saved beside the weights with the code."""
+# mypy: no-strict-optional
 
 import os
 import shutil
@@ -20,7 +21,7 @@ LAYER_TYPES = ("full_attention", "sliding_attention")
 
 @strict
 class TransformerConfig(PreTrainedConfig):
-    """The settings that every stack of blocks shares; a family adds its `model_type`, its `auto_classes` and its own fields.
+    """The settings that every stack of blocks shares; a family adds `model_type`, `auto_classes` and its own fields.
 
     `save_pretrained`, which a model's own `save_pretrained` calls, also copies the modules that the folder needs and
     writes the whole `auto_map`: the folder then loads with `trust_remote_code=True` in a process without this package.
@@ -82,12 +83,12 @@ class TransformerConfig(PreTrainedConfig):
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
         """Write config.json and the code it refers to; `use_cache`, which trainers switch off, is saved as true."""
         sources = {name: _source_file(self, name) for name in self.auto_classes.values()}
-        # In a process that itself runs remote code only the modules it has loaded are at hand.
         self.auto_map = {auto: name for auto, name in self.auto_classes.items() if sources[name].exists()}
-        os.makedirs(save_directory, exist_ok=True)
-        for file in _with_imports(sources[name] for name in self.auto_map.values()):
-            if file.parent.resolve() != Path(save_directory).resolve():
-                shutil.copyfile(file, Path(save_directory) / file.name)
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in _with_imports({sources[name] for name in self.auto_map.values()}):
+            if file.parent.resolve() != folder.resolve():
+                shutil.copyfile(file, folder / file.name)
         use_cache, self.use_cache = self.use_cache, True
         try:
             super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
@@ -100,7 +101,7 @@ class DecoderConfig(TransformerConfig):
     """A decoder-only language model, from GPT-2's parts to Llama's."""
 
     model_type = "sourdough_decoder"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
     auto_classes: ClassVar[dict[str, str]] = {
         "AutoConfig": "configuration.DecoderConfig",
         "AutoModel": "decoder.DecoderModel",
@@ -134,7 +135,7 @@ def _repeat(period: list[str] | tuple[str, ...] | None, num_layers: int) -> list
     if not period or not set(period) <= set(LAYER_TYPES):
         raise ValueError(f"layer_types is {period}; it takes one or more of {', '.join(LAYER_TYPES)}")
     if len(period) > num_layers:
-        raise ValueError(f"layer_types has {len(period)} entries for num_hidden_layers {num_layers}; shorten the period")
+        raise ValueError(f"layer_types has {len(period)} entries, more than num_hidden_layers {num_layers}")
     return [period[layer % len(period)] for layer in range(num_layers)]
 
 
@@ -154,12 +155,11 @@ def _check_attention(config: TransformerConfig) -> None:
 
 
 def _source_file(config: TransformerConfig, name: str) -> Path:
-    folder = Path(sys.modules[type(config).__module__].__file__).parent
-    return folder / f"{name.split('.')[0]}.py"
+    """Beside this module; where this module itself is remote code, alone in a cache, in the folder it came from."""
+    file = f"{name.split('.')[0]}.py"
+    beside = Path(sys.modules[type(config).__module__].__file__).parent / file
+    return beside if beside.exists() else Path(config.name_or_path) / file
 
 
-def _with_imports(files) -> list[Path]:
-    found = {file for file in files}
-    for file in list(found):
-        found.update(Path(needed) for needed in get_relative_import_files(file))
-    return sorted(found)
+def _with_imports(files: set[Path]) -> list[Path]:
+    return sorted(files.union(Path(needed) for file in files for needed in get_relative_import_files(file)))

@@ -1,4 +1,7 @@
 """The decoder: embeddings, a stack of causal blocks, a head over the vocabulary; packed rows never see each other."""
+# mypy: no-strict-optional, disable-error-code="misc"
+
+from typing import ClassVar, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -26,14 +29,14 @@ class DecoderPreTrainedModel(PreTrainedModel):
     config: DecoderConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["Block"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _no_split_modules: ClassVar[list[str]] = ["Block"]
+    _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    _can_record_outputs = {"hidden_states": Block, "attentions": Attention}
+    _can_record_outputs: ClassVar[dict[str, type]] = {"hidden_states": Block, "attentions": Attention}
 
 
 class DecoderModel(DecoderPreTrainedModel):
@@ -73,6 +76,8 @@ class DecoderModel(DecoderPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         is_packed = _is_packed(position_ids, attention_mask, past_key_values)
+        if is_packed and len(inputs_embeds) > 1 and "flash" in self.config._attn_implementation:
+            raise ValueError("flash attention keeps packed documents apart in one flattened row only; use sdpa")
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
         if use_cache and past_key_values is None and not is_packed:
@@ -104,9 +109,13 @@ class DecoderModel(DecoderPreTrainedModel):
         if position_ids is not None:
             return position_ids
         num_tokens = inputs_embeds.shape[1]
-        if self.embed_positions is not None and _is_padding_mask(attention_mask):
-            return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -num_tokens:]
         num_past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        if self.embed_positions is not None:
+            if num_past + num_tokens > self.embed_positions.num_embeddings:
+                limit = self.embed_positions.num_embeddings
+                raise ValueError(f"{num_past + num_tokens} tokens, but max_position_embeddings is {limit}")
+            if _is_padding_mask(attention_mask):
+                return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -num_tokens:]
         return (torch.arange(num_tokens, device=inputs_embeds.device) + num_past)[None]
 
     def _embed(self, inputs_embeds: Tensor, positions: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
@@ -148,7 +157,7 @@ class DecoderModel(DecoderPreTrainedModel):
 class DecoderForCausalLM(DecoderPreTrainedModel, GenerationMixin):
     """The decoder with a head over the vocabulary, tied to the embeddings or not."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: DecoderConfig):
         super().__init__(config)
@@ -192,14 +201,17 @@ class DecoderForCausalLM(DecoderPreTrainedModel, GenerationMixin):
         )
 
 
-def _is_packed(position_ids: Tensor | None, attention_mask: Tensor | dict | None, past_key_values: Cache | None) -> bool:
+def _is_packed(
+    position_ids: Tensor | None, attention_mask: Tensor | dict | None, past_key_values: Cache | None
+) -> bool:
     """Whether some row's positions restart between two real tokens (left padding repeats positions, harmlessly)."""
-    if position_ids is None or position_ids.shape[-1] == 1:
+    is_prepared = attention_mask is not None and not _is_padding_mask(attention_mask)
+    if position_ids is None or position_ids.shape[-1] == 1 or is_prepared:
         return False
     if is_tracing(position_ids):  # values cannot be read: without a cache, make the mask that is right for both
         return past_key_values is None
     restarts = position_ids.diff(dim=-1) != 1
-    if _is_padding_mask(attention_mask):
+    if attention_mask is not None:
         is_token = attention_mask[:, -position_ids.shape[-1] :].bool()
         restarts = restarts & is_token[:, 1:] & is_token[:, :-1]
     is_packed = bool(restarts.any())
@@ -215,5 +227,5 @@ def _documents(position_ids: Tensor, attention_mask: Tensor | dict | None) -> Te
     return position_ids.expand(attention_mask.shape).masked_fill(~attention_mask.bool(), PADDING)
 
 
-def _is_padding_mask(attention_mask: Tensor | dict | None) -> bool:
+def _is_padding_mask(attention_mask: Tensor | dict | None) -> TypeGuard[Tensor]:
     return isinstance(attention_mask, Tensor) and attention_mask.ndim == 2

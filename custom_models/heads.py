@@ -1,4 +1,7 @@
 """A decoder that scores whole sequences: reward models and classifiers."""
+# mypy: no-strict-optional, disable-error-code="misc"
+
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +16,9 @@ from .decoder import DecoderModel, DecoderPreTrainedModel
 class DecoderForSequenceClassification(DecoderPreTrainedModel):
     """`num_labels` scores (one for a reward model) read at each row's last token."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]  # a language model may become a reward model
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [
+        r"^lm_head\."
+    ]  # a language model may become a reward model
 
     def __init__(self, config: DecoderConfig):
         super().__init__(config)

@@ -1,4 +1,5 @@
 """The parts of a block that see one token at a time: norms, feed-forwards, positions; and the block that joins them."""
+# mypy: no-strict-optional
 
 import torch
 from torch import Tensor, nn
@@ -38,9 +39,7 @@ class GELU(nn.Module):
 FEED_FORWARDS = {"swiglu": SwiGLU, "gelu": GELU}
 
 
-def rope_angles(
-    position_ids: Tensor, *, head_dim: int, theta: float, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
+def rope_angles(position_ids: Tensor, *, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosine and sine of each position's angles, (rows, 1, tokens, head_dim), to be shared by all layers.
 
     Computed from nothing but the positions: a stored table would have to survive meta devices and bf16 casts.
