@@ -15,7 +15,19 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 class Section(BaseModel):
     """One block of a recipe: unknown fields are errors, values are never coerced or mutated."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    # Docstrings of fields are read by pipelines.recipe.docstrings when someone asks: collecting them here costs every
+    # command a quarter of its start-up.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
+
+    def faults(self) -> Iterator[str]:
+        """What is wrong with fields that are each right alone; the first field named in a message is shown as the place."""
+        yield from ()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if found := list(self.faults()):
+            raise ValueError(*found)
+        return self
 
     def meaning(self) -> dict[str, Any]:
         """The values that differ from the defaults, as JSON: what a fingerprint is made of."""
@@ -47,6 +59,8 @@ class Consumes:
     """Marks a field that names an upstream stage (or several), and says what that stage must make."""
 
     kind: ArtifactKind
+    or_function: bool = False
+    """Whether a function of pipelines/rewards.py may stand there instead."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +104,7 @@ class Duration(Section):
     @model_validator(mode="before")
     @classmethod
     def _parse(cls, value: Any) -> Any:
-        if isinstance(value, dict | Duration):
+        if isinstance(value, Duration):
             return value
         text = str(value)
         found = _DURATION.fullmatch(text.strip())

@@ -1,6 +1,7 @@
 """Chapter `data`: where rows come from, what they are, and in which proportions stages mix them."""
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
@@ -53,18 +54,18 @@ class Dataset(Section):
             return value | {"format": BUILTIN.get(value["builtin"], "text")}
         return value
 
-    @model_validator(mode="after")
-    def _one_source(self) -> "Dataset":
+    def faults(self) -> Iterator[str]:
         given = [name for name in ("builtin", "files", "hub") if getattr(self, name)]
         if len(given) != 1:
-            raise ValueError(f"give one of builtin, files, hub; got {' and '.join(given) or 'none'}")
+            yield f"give one of builtin, files, hub; got {' and '.join(given) or 'none'}"
+            return
         if self.builtin and self.format != BUILTIN[self.builtin]:
-            raise ValueError(f"format: {self.builtin} is {BUILTIN[self.builtin]} data, not {self.format}")
-        if not self.hub and (self.subset or self.revision or self.split != "train"):
-            raise ValueError("subset, split and revision belong to hub data only")
+            yield f"format: {self.builtin} is {BUILTIN[self.builtin]} data, not {self.format}"
+        for name in ("subset", "split", "revision"):
+            if not self.hub and getattr(self, name) != type(self).model_fields[name].default:
+                yield f"{name}: belongs to hub data only"
         if self.separator and not (self.files and self.format == "text"):
-            raise ValueError("separator belongs to text files only")
-        return self
+            yield "separator: belongs to text files only"
 
     def meaning(self) -> dict[str, Any]:
         """Without the separator that holds anyway."""
@@ -83,7 +84,7 @@ def _sums_to_one(mixture: dict[str, float]) -> dict[str, float]:
 
 
 Mixture = Annotated[
-    dict[str, Annotated[PositiveFloat, Field(strict=False)]],
+    dict[str, PositiveFloat],
     BeforeValidator(_one_name),
     AfterValidator(_sums_to_one),
     Field(min_length=1),

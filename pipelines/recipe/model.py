@@ -1,5 +1,6 @@
 """Chapter `model`: a transformer described by its building blocks."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -81,32 +82,33 @@ class ModelConfig(Section):
             value = value | {"layer_types": tuple(value["layer_types"])}
         return value
 
-    @model_validator(mode="after")
-    def _fits_together(self) -> "ModelConfig":
+    def faults(self) -> Iterator[str]:
         kv_heads = self.num_key_value_heads or self.num_attention_heads
         if self.head_dim is None and self.hidden_size % self.num_attention_heads:
-            raise ValueError(
+            yield (
                 f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
                 f"({self.num_attention_heads}), or give head_dim"
             )
         if self.num_attention_heads % kv_heads:
-            raise ValueError(
-                f"num_attention_heads ({self.num_attention_heads}) must be a multiple of num_key_value_heads ({kv_heads})"
+            yield (
+                f"num_key_value_heads ({kv_heads}) must divide num_attention_heads ({self.num_attention_heads}) "
+                "without a rest"
             )
         width = self.head_dim or self.hidden_size // self.num_attention_heads
         if self.position_embedding == "rope" and width % 2:
-            raise ValueError(f"rope turns pairs of numbers, so a head must have an even width, not {width}")
+            yield f"rope turns pairs of numbers, so a head must have an even width, not {width}"
         slides = "sliding_attention" in (self.layer_types or ())
         if slides and self.sliding_window is None:
-            raise ValueError("layer_types has sliding_attention, so sliding_window is needed")
+            yield "layer_types has sliding_attention, so sliding_window is needed"
         if self.sliding_window is not None and not slides:
-            raise ValueError("sliding_window is set, but layer_types has no sliding_attention")
-        if self.layer_types is not None and self.num_hidden_layers % len(self.layer_types):
-            raise ValueError(
+            yield "sliding_window is set, but layer_types has no sliding_attention"
+        if self.layer_types is not None and not self.layer_types:
+            yield "layer_types: needs at least one layer"
+        elif self.layer_types is not None and self.num_hidden_layers % len(self.layer_types):
+            yield (
                 f"num_hidden_layers ({self.num_hidden_layers}) must be a multiple of the period of layer_types "
                 f"({len(self.layer_types)})"
             )
-        return self
 
     def meaning(self) -> dict[str, Any]:
         """A style is only a way to write values, so the values decide and the style's name does not."""

@@ -1,8 +1,9 @@
 """Chapter `stages`: what each kind of stage needs to know, and nothing about how it does it."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from pipelines.recipe.base import (
     ArtifactKind,
@@ -110,17 +111,17 @@ class TrainStage(StageConfig):
     seed: int | None = None
     """This stage's own seed. Default: the recipe's."""
 
-    @model_validator(mode="after")
-    def _schedule_fits(self) -> "TrainStage":
-        if self.warmup_steps >= 1 and self.warmup_steps != int(self.warmup_steps):
-            raise ValueError(f"warmup_steps: {self.warmup_steps} is neither whole steps nor a share below 1")
+    def faults(self) -> Iterator[str]:
+        for name in ("warmup_steps", "decay_steps"):
+            steps = getattr(self, name)
+            if steps is not None and steps >= 1 and steps != int(steps):
+                yield f"{name}: {steps} is neither whole steps nor a share below 1"
         if self.adamw_learning_rate is not None and self.optimizer != "muon":
-            raise ValueError("adamw_learning_rate belongs to optimizer: muon; adamw uses learning_rate")
+            yield "adamw_learning_rate belongs to optimizer: muon; adamw uses learning_rate"
         if self.decay_steps is not None and self.lr_scheduler_type != "wsd":
-            raise ValueError("decay_steps belongs to lr_scheduler_type: wsd")
+            yield "decay_steps belongs to lr_scheduler_type: wsd"
         if self.min_lr_rate and self.lr_scheduler_type in ("constant", "inverse_sqrt"):
-            raise ValueError(f"min_lr_rate has no meaning with lr_scheduler_type: {self.lr_scheduler_type}")
-        return self
+            yield f"min_lr_rate has no meaning with lr_scheduler_type: {self.lr_scheduler_type}"
 
 
 def _no_rollouts(duration: Duration) -> Duration:
@@ -201,14 +202,13 @@ class DpoStage(FromModelStage):
     label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
     """Assumed share of flipped labels (sigmoid only)."""
 
-    @model_validator(mode="after")
-    def _smoothing_is_for_sigmoid(self) -> "DpoStage":
+    def faults(self) -> Iterator[str]:
+        yield from super().faults()
         if self.label_smoothing and self.loss_type != "sigmoid":
-            raise ValueError(f"label_smoothing has no meaning with loss_type: {self.loss_type}")
-        return self
+            yield f"label_smoothing has no meaning with loss_type: {self.loss_type}"
 
 
-RewardFunc = Annotated[str, Consumes(ArtifactKind.REWARD_MODEL)]
+RewardFunc = Annotated[str, Consumes(ArtifactKind.REWARD_MODEL, or_function=True)]
 """A reward stage, or a function of pipelines/rewards.py."""
 
 
@@ -247,14 +247,13 @@ class PpoStage(FromModelStage):
     missing_eos_penalty: NonNegativeFloat = 0.0
     """Subtracted from the score of a completion that does not end."""
 
-    @model_validator(mode="after")
-    def _rollout_divides(self) -> "PpoStage":
+    def faults(self) -> Iterator[str]:
+        yield from super().faults()
         if self.rollout_batch_size % self.global_batch_size:
-            raise ValueError(
+            yield (
                 f"rollout_batch_size ({self.rollout_batch_size}) must be a multiple of global_batch_size "
                 f"({self.global_batch_size})"
             )
-        return self
 
 
 def _bare_task(value: Any) -> Any:
@@ -272,27 +271,24 @@ class TaskConfig(Section):
     """Use only the first items."""
     data: Annotated[str | None, Reads(("text", "prompt"))] = None
     """bits_per_byte: a text dataset; reward: a prompt dataset; each with a holdout."""
-    reward_funcs: Annotated[str | None, Consumes(ArtifactKind.REWARD_MODEL)] = None
+    reward_funcs: RewardFunc | None = None
     """reward: a reward stage, or a function of pipelines/rewards.py."""
     max_completion_length: PositiveInt = 64
     """reward: most new tokens of a completion."""
     temperature: NonNegativeFloat = 1.0
     """reward: sampling temperature; 0 is greedy."""
 
-    @model_validator(mode="after")
-    def _ours_need_data(self) -> "TaskConfig":
+    def faults(self) -> Iterator[str]:
         if self.name in ("bits_per_byte", "reward") and self.data is None:
-            raise ValueError(f"task {self.name} needs data: the dataset whose holdout it scores")
+            yield f"task {self.name} needs data: the dataset whose holdout it scores"
         if self.name == "reward" and self.reward_funcs is None:
-            raise ValueError("task reward needs reward_funcs: a reward stage or a function of pipelines/rewards.py")
+            yield "task reward needs reward_funcs: a reward stage or a function of pipelines/rewards.py"
         if self.name not in ("bits_per_byte", "reward") and self.data is not None:
-            raise ValueError(f"data belongs to the tasks bits_per_byte and reward, not to {self.name}")
+            yield f"data: belongs to the tasks bits_per_byte and reward, not to {self.name}"
         if self.name != "reward":
-            ours = ("reward_funcs", "max_completion_length", "temperature")
-            given = {field for field in ours if getattr(self, field) != type(self).model_fields[field].default}
-            if given:
-                raise ValueError(f"{' and '.join(sorted(given))} belong to the task reward, not to {self.name}")
-        return self
+            for field in ("reward_funcs", "max_completion_length", "temperature"):
+                if getattr(self, field) != type(self).model_fields[field].default:
+                    yield f"{field}: belongs to the task reward, not to {self.name}"
 
 
 class EvaluateStage(StageConfig):

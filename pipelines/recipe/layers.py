@@ -1,0 +1,249 @@
+"""The layers of a recipe laid over each other: its parent (`extends`), the file, `--set`, and stages that are `like` others."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pipelines.errors import KeyPath, Problem
+from pipelines.recipe.stages import STAGE_KINDS
+from pipelines.recipe.tree import Node, Place, Unreadable, format_path, read_tree, read_value
+from pipelines.recipe.words import closest, did_you_mean, is_typo
+
+SET = "--set"
+
+
+def read_layers(path: Path, overrides: Sequence[str], problems: list[Problem]) -> Node:
+    """One tree of all layers, without `extends` and `like`, each stage with its kind. Raises Unreadable."""
+    tree = _with_parent(path, read_tree(path, problems), problems)
+    for number, override in enumerate(overrides, start=1):
+        tree = _with_override(tree, override, Place(SET, number, 1), problems)
+    stages = tree.child("stages")
+    if stages is not None and isinstance(stages.value, dict):
+        expanded = _Expansion(stages.value, problems).all()
+        tree = replace(tree, value=tree.value | {"stages": replace(stages, value=expanded)})
+    return tree
+
+
+def _with_parent(path: Path, tree: Node, problems: list[Problem]) -> Node:
+    key = _meant(tree.value, "extends", problems)
+    if key is None:
+        return tree
+    own = {name: node for name, node in tree.value.items() if name != key}
+    node, top = tree.value[key], replace(tree, value=own)
+    if node.refused:
+        return top
+    if not isinstance(node.value, str):
+        problems.append(Problem(*node.place, "extends", "needs one file name, relative to this file"))
+        return top
+    parent = path.parent / node.value
+    if not parent.is_file():
+        raise Unreadable(*problems, Problem(*node.place, "extends", f"there is no file {parent}"))
+    base = read_tree(parent, problems)
+    if "extends" in base.value:
+        message = f"{parent} extends another recipe itself; one level is the limit"
+        raise Unreadable(*problems, Problem(*node.place, "extends", message))
+    return overlay(base, top)
+
+
+def overlay(base: Node, top: Node) -> Node:
+    """Mappings merge key by key, null removes a key of the base, anything else is replaced whole, lists included."""
+    if not (isinstance(base.value, dict) and isinstance(top.value, dict)):
+        return top
+    merged = dict(base.value)
+    for key, node in top.value.items():
+        if key not in merged:
+            merged[key] = node
+        elif node.value is None and not node.refused:
+            del merged[key]
+        else:
+            merged[key] = overlay(merged[key], node)
+    return replace(top, value=merged)
+
+
+_STEP = re.compile(r"([^.\[\]=]+)|\[([0-9]+)\]")
+
+
+def _with_override(tree: Node, override: str, place: Place, problems: list[Problem]) -> Node:
+    dotted, equals, text = override.partition("=")
+    dotted = dotted.strip()
+    path = _parse_path(dotted)
+    if not equals or not path:
+        message = f"'{override}' is not key=value; write for example --set stages.pretrain.learning_rate=1e-3"
+        problems.append(Problem(*place, "", message))
+        return tree
+    if path[0] == "extends":
+        problems.append(Problem(*place, "extends", "stands in the recipe's file only"))
+        return tree
+    at = place._replace(column=override.index("=") + 2)
+    node = read_value(text, at, problems).copied(SET)
+    try:
+        return _assigned(_with_own_copy(tree, path), path, replace(node, key=place), place)
+    except _NoWay as no_way:
+        problems.append(Problem(*place, dotted, str(no_way)))
+        return tree
+
+
+def _parse_path(dotted: str) -> KeyPath:
+    """`a.b[0].c` as a key path; empty when it is none."""
+    path: list[str | int] = []
+    position = 0
+    while position < len(dotted):
+        if dotted[position] == "." and path:
+            position += 1
+        found = _STEP.match(dotted, position)
+        if not found or (found[1] is None and not path) or (found[1] and path and dotted[position - 1] != "."):
+            return ()
+        path.append(found[1] if found[1] is not None else int(found[2]))
+        position = found.end()
+    return tuple(path)
+
+
+def _with_own_copy(tree: Node, path: KeyPath) -> Node:
+    """A path that leads into what a stage takes over by `like` needs the stage to have its own copy first."""
+    stages = tree.child("stages")
+    if path[0] != "stages" or len(path) < 4 or stages is None or not isinstance(stages.value, dict):
+        return tree
+    name, key = path[1], path[2]
+    own, source, seen = stages.child(name), stages.child(name), set()
+    while (
+        source is not None and source.child(key) is None and (like := source.child("like")) and like.value not in seen
+    ):
+        seen.add(like.value)
+        source = stages.child(like.value) if isinstance(like.value, str) else None
+    found = source.child(key) if source is not None else None
+    if own is None or found is None or source is own:
+        return tree
+    copied = replace(own, value=own.value | {key: found.copied(f"like {own.child('like').value}")})
+    return replace(tree, value=tree.value | {"stages": replace(stages, value=stages.value | {name: copied})})
+
+
+class _NoWay(Exception):
+    """A `--set` path that leads nowhere."""
+
+
+def _assigned(node: Node, path: KeyPath, value: Node, place: Place, done: KeyPath = ()) -> Node:
+    if not path:
+        return value
+    key, *rest = path
+    node = _spelt_out(node, key, done)
+    here = format_path(done) or "the recipe"
+    if isinstance(key, int):
+        if not isinstance(node.value, list):
+            raise _NoWay(f"{here} is not a list")
+        if key >= len(node.value):
+            raise _NoWay(f"{here} has {len(node.value)} items, counted from 0, so there is no [{key}]")
+        items = list(node.value)
+        items[key] = _assigned(items[key], tuple(rest), value, place, (*done, key))
+        return replace(node, value=items)
+    if not isinstance(node.value, dict):
+        raise _NoWay(f"{here} is {'a list; name an item as [0]' if isinstance(node.value, list) else 'a single value'}")
+    below = node.child(key) or Node(None, place, place, via=SET)
+    return replace(node, value=node.value | {key: _assigned(below, tuple(rest), value, place, (*done, key))})
+
+
+def _spelt_out(node: Node, key: str | int, path: KeyPath) -> Node:
+    """A short form (a bare kind, name or dataset) as the block or list that it is short for."""
+    if node.value is None:
+        return replace(node, value={}) if isinstance(key, str) else node
+    if isinstance(node.value, dict | list):
+        return node
+    if isinstance(key, int):
+        return replace(node, value=[node])
+    match path:
+        case ("launch",) | ("launch", "stages", _):
+            return replace(node, value={"config": node})
+        case ("stages", _):
+            return replace(node, value={"kind": node})
+        case ("stages", _, "tasks", int()):
+            return replace(node, value={"name": node})
+        case ("stages", _, "data") if isinstance(node.value, str):
+            return replace(node, value={node.value: replace(node, value=1.0)})
+    return node
+
+
+class _Expansion:
+    """Stages without `like`, each with its kind; a stage whose kind cannot be known is reported and left out."""
+
+    def __init__(self, stages: dict[str, Node], problems: list[Problem]):
+        self.stages = stages
+        self.problems = problems
+        self.done: dict[str, Node | None] = {}
+
+    def all(self) -> dict[str, Node]:
+        for name in self.stages:
+            if name not in self.done:
+                self._expand(name, ())
+        return {name: node for name in self.stages if (node := self.done[name]) is not None}
+
+    def _expand(self, name: str, above: tuple[str, ...]) -> Node | None:
+        if name not in self.done:
+            self.done[name] = None
+            self.done[name] = self._expanded(name, (*above, name))
+        return self.done[name]
+
+    def _expanded(self, name: str, above: tuple[str, ...]) -> Node | None:
+        node = self.stages[name]
+        if node.refused:
+            return None
+        if isinstance(node.value, str):
+            node = replace(node, value={"kind": node})
+        if not isinstance(node.value, dict):
+            return self._report(
+                node.place, name, "needs a block of fields" + (", and is empty" if node.value is None else "")
+            )
+        own, like, kind = dict(node.value), None, None
+        if key := _meant(own, "like", self.problems, ("stages", name)):
+            like = own.pop(key)
+        if key := _meant(own, "kind", self.problems, ("stages", name)):
+            kind = own.pop(key)
+        if (like and like.refused) or (kind and kind.refused):
+            return None
+        if like:
+            source = self._source(name, like, above)
+            if source is None:
+                return None
+            own = {key: below.copied(f"like {like.value}") for key, below in source.value.items()} | own
+        if kind is not None and not self._is_kind(kind, name):
+            return None
+        if kind is None and "kind" not in own:
+            if name not in STAGE_KINDS:
+                return self._report(node.key, name, _no_kind(name))
+            kind = Node(name, node.key, node.key, via="the stage's name")
+        return replace(node, value=own | {"kind": kind or own["kind"]})
+
+    def _source(self, name: str, like: Node, above: tuple[str, ...]) -> Node | None:
+        if not isinstance(like.value, str) or like.value not in self.stages:
+            hint = did_you_mean(str(like.value), [stage for stage in self.stages if stage != name])
+            return self._report(like.place, f"{name}.like", f"there is no stage '{like.value}'{hint}")
+        if like.value in above:
+            circle = " -> ".join([*above[above.index(like.value) :], like.value])
+            return self._report(like.place, f"{name}.like", f"goes in a circle: {circle}")
+        return self._expand(like.value, above)
+
+    def _is_kind(self, kind: Node, name: str) -> bool:
+        if isinstance(kind.value, str) and kind.value in STAGE_KINDS:
+            return True
+        message = f"'{kind.value}' is not one of {', '.join(STAGE_KINDS)}{did_you_mean(str(kind.value), STAGE_KINDS)}"
+        self._report(kind.place, f"{name}.kind", message)
+        return False
+
+    def _report(self, place: Place, path: str, message: str) -> None:
+        self.problems.append(Problem(*place, f"stages.{path}", message))
+
+
+def _no_kind(name: str) -> str:
+    if close := closest(name, STAGE_KINDS):
+        return f"a stage named so needs a kind or like; did you mean '{close}'? Kinds are {', '.join(STAGE_KINDS)}"
+    return f"a stage named so needs `kind: ...` or `like: <stage>`; kinds are {', '.join(STAGE_KINDS)}"
+
+
+def _meant(fields: dict[str, Node], word: str, problems: list[Problem], path: KeyPath = ()) -> str | None:
+    """The key that is this word, or a slip of it: reported here, and then read as meant, so that it is the only fault."""
+    if word in fields:
+        return word
+    slip = next((key for key in fields if is_typo(key, word)), None)
+    if slip:
+        message = f"unknown field; did you mean '{word}'?"
+        problems.append(Problem(*fields[slip].key, format_path((*path, slip)), message))
+    return slip
