@@ -1,0 +1,273 @@
+"""A row of a source into a row of ours: text, chat, preference or prompt; or the reason why not."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Row = dict[str, Any]
+Message = dict[str, str]
+
+REASONS: Mapping[str, str] = {
+    # of the file
+    "empty_file": "the file holds nothing",
+    "too_long": "longer than 64 MiB",
+    "not_utf8": "not UTF-8 text",
+    "invalid_json": "not valid JSON",
+    "duplicate_key": "two values for one name",
+    "not_an_object": "JSON, but no object",
+    "invalid_csv": "quotes or line ends that CSV does not allow",
+    "wrong_number_of_cells": "more or fewer cells than the header",
+    # of the row
+    "missing_column": "a column is missing",
+    "empty": "no text",
+    "not_text": "not a string where text belongs",
+    "nul": "a NUL character in the text",
+    "lone_surrogate": "half a character (a lone surrogate) in the text",
+    "no_messages": "no list of messages",
+    "unknown_role": "a role other than system, user and assistant",
+    "wrong_order": "turns that do not alternate from the user's first one",
+    "no_assistant_turn": "nothing that an assistant says",
+    "ends_without_answer": "the last turn is not the assistant's",
+    "ends_without_question": "the last turn is not the user's",
+    "empty_answer": "an answer without text",
+    "chosen_equals_rejected": "chosen and rejected are the same",
+    "no_common_prompt": "chosen and rejected do not answer the same prompt",
+    "several_turns": "a completion of more than one turn",
+    "also_in_train": "the same content as a training row",
+}
+"""Why a row is not used. The keys stand in metrics, as `dropped_<reason>`."""
+
+
+class Unusable(Exception):
+    """The row cannot be used; `reason` is a key of REASONS."""
+
+    def __init__(self, reason: str):
+        super().__init__(REASONS[reason])
+        self.reason = reason
+
+
+Normalise = Callable[[Row], Row]
+
+
+def normaliser(format: str, columns: Mapping[str, str]) -> Normalise:
+    """A function from a source's row to ours; it raises Unusable. `columns`: our name -> the name in the data."""
+    convert = _FORMATS[format]
+    if not columns:
+        return convert
+    return lambda row: convert(_renamed(row, columns))
+
+
+def needed(format: str, columns: Mapping[str, str]) -> str:
+    """The columns that would do, for messages."""
+    if columns:
+        wanted = ", ".join(f"{theirs!r} (for {ours})" for ours, theirs in columns.items())
+        return f"{wanted}; and as {format} data it needs {_NEEDS[format]}"
+    return _NEEDS[format]
+
+
+_NEEDS: Mapping[str, str] = {
+    "text": "'text'",
+    "chat": "'messages', or 'prompt' and 'completion', or 'conversations', or 'instruction' and 'output'",
+    "preference": "'chosen' and 'rejected', with 'prompt' or as whole conversations",
+    "prompt": "'prompt', or 'instruction'",
+}
+
+
+def content(format: str, row: Row) -> str:
+    """What a model sees of a row of ours, as canonical JSON: rows that agree in it are the same row."""
+    shown = [row[column] for column in CONTENT[format]]
+    return json.dumps(shown, sort_keys=True, separators=(",", ":"))
+
+
+def num_bytes(format: str, row: Row) -> int:
+    """UTF-8 bytes of all that is said in a row of ours."""
+    said = [row["text"]] if format == "text" else [turn["content"] for name in CONTENT[format] for turn in row[name]]
+    return sum(len(text.encode()) for text in said)
+
+
+CONTENT: Mapping[str, Sequence[str]] = {
+    "text": ("text",),
+    "chat": ("messages",),
+    "preference": ("prompt", "chosen", "rejected"),
+    "prompt": ("prompt",),
+}
+"""The columns of a row of ours; prompt data have `columns` too, all that the source says beside the prompt."""
+
+
+def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
+    taken = set(columns.values())
+    return {name: value for name, value in row.items() if name not in taken} | {
+        ours: _column(row, theirs) for ours, theirs in columns.items()
+    }
+
+
+def _column(row: Row, name: str) -> Any:
+    """A column, or a place inside one: `turns.0`, `instances.0.output`."""
+    if name in row:
+        return row[name]
+    value: Any = row
+    for step in name.split("."):
+        if isinstance(value, list) and step.isdecimal() and int(step) < len(value):
+            value = value[int(step)]
+        elif isinstance(value, dict) and step in value:
+            value = value[step]
+        else:
+            raise Unusable("missing_column")
+    return value
+
+
+# --- text -----------------------------------------------------------------------------------------------------------
+
+
+def _text(row: Row) -> Row:
+    return {"text": _string(_present(row, "text"))}
+
+
+def _present(row: Row, name: str) -> Any:
+    if name not in row:
+        raise Unusable("missing_column")
+    return row[name]
+
+
+def _string(value: Any, empty: str = "empty") -> str:
+    if value is None:
+        raise Unusable(empty)
+    if not isinstance(value, str):
+        raise Unusable("not_text")
+    if not value or value.isspace():
+        raise Unusable(empty)
+    if "\0" in value:
+        raise Unusable("nul")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise Unusable("lone_surrogate") from None
+    return value
+
+
+# --- chat -----------------------------------------------------------------------------------------------------------
+
+
+def _chat(row: Row) -> Row:
+    messages = _conversation(row)
+    if not any(message["role"] == "assistant" for message in messages):
+        raise Unusable("no_assistant_turn")
+    if _alternating(messages)[-1]["role"] != "assistant":
+        raise Unusable("ends_without_answer")
+    return {"messages": messages}
+
+
+def _conversation(row: Row) -> list[Message]:
+    """Messages of a row in any of the four customs; where a row follows several, the first that is filled counts."""
+    if row.get("messages") is not None:
+        return _messages(row["messages"])
+    if row.get("conversations") is not None:
+        return _messages(row["conversations"])
+    for question, answer in (("prompt", "completion"), ("instruction", "output")):
+        if row.get(question) is not None and answer in row:
+            return [*_prompt_of(row), *_side(row[answer])]
+    known = {"messages", "conversations", "completion", "output"} & row.keys()
+    raise Unusable("no_messages" if known else "missing_column")
+
+
+_ROLES: Mapping[str, str] = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+}
+
+
+def _messages(value: Any) -> list[Message]:
+    """role and content, or from and value as ShareGPT has it."""
+    if not isinstance(value, list) or not value or not all(isinstance(message, dict) for message in value):
+        raise Unusable("no_messages")
+    messages = []
+    for message in value:
+        role = _ROLES.get(str(message.get("role") or message.get("from")))
+        if role is None:
+            raise Unusable("unknown_role")
+        said = message["content"] if message.get("content") is not None else message.get("value")
+        messages.append({"role": role, "content": _said(said, "empty_answer" if role == "assistant" else "empty")})
+    return messages
+
+
+def _said(value: Any, empty: str) -> str:
+    """Text, or a list of parts that are all text."""
+    if isinstance(value, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in value):
+        value = "".join(_string(part.get("text"), empty) for part in value)
+    return _string(value, empty)
+
+
+def _alternating(messages: list[Message]) -> list[Message]:
+    """The same messages; raises where the turns are not (system), user, assistant, user, ..."""
+    turns = messages[1:] if messages[0]["role"] == "system" else messages
+    if not turns or any(turn["role"] != ("user", "assistant")[i % 2] for i, turn in enumerate(turns)):
+        raise Unusable("wrong_order")
+    return messages
+
+
+def _prompt_of(row: Row) -> list[Message]:
+    """The prompt column, as messages; or an Alpaca instruction, with its input where there is one."""
+    if row.get("prompt") is None and row.get("instruction") is not None:
+        instruction, extra = _string(row["instruction"]), row.get("input")
+        both = instruction if extra is None or extra == "" else f"{instruction}\n\n{_string(extra)}"
+        return [{"role": "user", "content": both}]
+    value = _present(row, "prompt")
+    return _messages(value) if isinstance(value, list) else [{"role": "user", "content": _string(value)}]
+
+
+def _side(value: Any) -> list[Message]:
+    """A completion: a string, or messages."""
+    if isinstance(value, list):
+        return _messages(value)
+    return [{"role": "assistant", "content": _string(value, "empty_answer")}]
+
+
+# --- preference and prompt ------------------------------------------------------------------------------------------
+
+
+def _preference(row: Row) -> Row:
+    chosen, rejected = _side(_present(row, "chosen")), _side(_present(row, "rejected"))
+    if chosen == rejected:
+        raise Unusable("chosen_equals_rejected")
+    if chosen[0]["role"] != "assistant" or rejected[0]["role"] != "assistant":
+        # Whole conversations say their prompt themselves, whatever stands in a prompt column beside them.
+        shared = _shared(chosen, rejected)
+        prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
+    else:
+        prompt = _prompt_of(row)
+    if len(chosen) != 1 or len(rejected) != 1:
+        raise Unusable("several_turns")
+    return {"prompt": _question(prompt), "chosen": chosen, "rejected": rejected}
+
+
+def _shared(chosen: list[Message], rejected: list[Message]) -> int:
+    """How many messages both begin with; each must go on with an answer of its own."""
+    shared = 0
+    while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
+        shared += 1
+    answers = [*chosen[shared : shared + 1], *rejected[shared : shared + 1]]
+    if not shared or [answer["role"] for answer in answers] != ["assistant", "assistant"]:
+        raise Unusable("no_common_prompt")
+    return shared
+
+
+def _question(messages: list[Message]) -> list[Message]:
+    if _alternating(messages)[-1]["role"] != "user":
+        raise Unusable("ends_without_question")
+    return messages
+
+
+def _prompt(row: Row) -> Row:
+    used = {"prompt"} if row.get("prompt") is not None else {"instruction", "input"}
+    others = {name: value for name, value in row.items() if name not in used}
+    return {"prompt": _question(_prompt_of(row)), "columns": json.dumps(others, sort_keys=True, default=str)}
+
+
+_FORMATS: Mapping[str, Normalise] = {"text": _text, "chat": _chat, "preference": _preference, "prompt": _prompt}

@@ -1,0 +1,219 @@
+"""The data stage: fetch, parse, account for every row, split off the holdout, write parquet."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.data.files import Item
+from pipelines.data.formats import REASONS, Row, Unusable, content, needed, normaliser, num_bytes
+from pipelines.data.sources import read, read_builtin
+from pipelines.errors import DataError
+from pipelines.plan.jobs import DataJob
+from pipelines.recipe.data import Dataset
+from pipelines.stages.base import Metrics, StageContext
+
+_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+SCHEMAS = {
+    "text": pa.schema([("text", pa.large_string())]),
+    "chat": pa.schema([("messages", _MESSAGES)]),
+    "preference": pa.schema([("prompt", _MESSAGES), ("chosen", _MESSAGES), ("rejected", _MESSAGES)]),
+    "prompt": pa.schema([("prompt", _MESSAGES), ("columns", pa.large_string())]),
+}
+
+
+def run(ctx: StageContext) -> Metrics:
+    """Every row that is read is either written or counted by the reason why not."""
+    config = ctx.job.config
+    assert isinstance(config, DataJob)
+    dataset = config.dataset
+    for folder in (ctx.output, ctx.record):
+        folder.mkdir(parents=True, exist_ok=True)
+    with _Account(dataset, ctx.record / "dropped.jsonl") as account:
+        with _Rows(ctx.output, "train", dataset.format) as train, _Rows(ctx.output, "holdout", dataset.format) as kept:
+            splits = {"train": train, "holdout": kept}
+            for split, row in _split_rows(ctx, dataset, account):
+                splits[split].append(row)
+        account.check(train.rows, kept.rows)
+        info = account.info() | {"train": train.rows, "holdout": kept.rows, "bytes": train.bytes + kept.bytes}
+    (ctx.output / "info.json").write_text(json.dumps(info, indent=1))
+    by_reason = {f"dropped_{reason}": count for reason, count in info["dropped"].items()}
+    dropped = sum(info["dropped"].values())
+    return {name: info[name] for name in ("rows_in", "rows_used", "train", "holdout", "bytes")} | {
+        "dropped": dropped,
+        **by_reason,
+    }
+
+
+def _split_rows(ctx: StageContext, dataset: Dataset, account: "_Account") -> Iterator[tuple[str, Row]]:
+    """(split, row) of every usable row."""
+    if not dataset.builtin:
+        files = [Path(file) for file in ctx.job.files]
+        for row, shown in account.usable(read(dataset, files, ctx.checkpoints / "hub")):
+            share = int.from_bytes(_digest(shown)[:8]) / 2**64
+            yield "holdout" if share < dataset.holdout else "train", row
+        return
+    # The world keeps its own facts apart, so its own split stands.
+    seen = set()
+    for row, shown in account.usable(read_builtin(dataset, "train")):
+        seen.add(_digest(shown))
+        yield "train", row
+    if dataset.holdout:
+        for row, _ in account.usable(read_builtin(dataset, "holdout"), seen):
+            yield "holdout", row
+
+
+def _digest(shown: str) -> bytes:
+    return hashlib.blake2b(shown.encode(), digest_size=16).digest()
+
+
+class _Account:
+    """Counts rows in and out, and keeps the ones that were dropped beside the data."""
+
+    FIRST = 10
+    KEPT = 10_000
+    """Rows of the quarantine file."""
+    PATIENCE = 100
+    """Rows without the columns before it is clear that the columns are at fault."""
+
+    def __init__(self, dataset: Dataset, quarantine: Path):
+        self.dataset = dataset
+        self.normalise = normaliser(dataset.format, dataset.columns)
+        self.rows_in = self.used = 0
+        self.dropped: Counter[str] = Counter()
+        self.first: list[dict[str, Any]] = []
+        self.columns: tuple[str, ...] | None = None
+        self.quarantine = quarantine
+
+    def __enter__(self) -> "_Account":
+        self.file = self.quarantine.open("w")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+
+    def usable(self, items: Iterator[Item], seen: set[bytes] | None = None) -> Iterator[tuple[Row, str]]:
+        """Rows of ours with their content; those whose digest is in `seen` are dropped."""
+        for item in items:
+            self.rows_in += 1
+            try:
+                if item.row is None:
+                    raise Unusable(item.reason or "empty")
+                self.columns = self.columns or tuple(item.row)
+                row = self.normalise(item.row)
+                shown = content(self.dataset.format, row)
+                if seen and _digest(shown) in seen:
+                    raise Unusable("also_in_train")
+            except Unusable as error:
+                self._drop(item, error.reason)
+            else:
+                self.used += 1
+                yield row, shown
+
+    def _drop(self, item: Item, reason: str) -> None:
+        place = {"reason": reason, "file": item.file, "line": item.line}
+        if len(self.first) < self.FIRST:
+            self.first.append(place)
+        if self.dropped.total() < self.KEPT:
+            shown = json.dumps(item.row, default=str)[:2000] if item.row is not None else None
+            self.file.write(json.dumps(place | {"row": shown}) + "\n")
+        self.dropped[reason] += 1
+        if self.dropped["missing_column"] == self.PATIENCE and not self.used:
+            self._no_such_columns()
+
+    def check(self, train: int, holdout: int) -> None:
+        """Raise DataError where too little is left to go on with."""
+        dropped = self.dropped.total()
+        assert self.rows_in == self.used + dropped == train + holdout + dropped, "a row is not accounted for"
+        if not self.rows_in:
+            raise DataError("the source has no rows at all; look at its files")
+        if not self.used and self.dropped["missing_column"]:
+            self._no_such_columns()
+        limit = self.dataset.max_dropped
+        if not self.used or dropped > limit * self.rows_in:
+            raise DataError(
+                f"{dropped:,} of {self.rows_in:,} rows cannot be used "
+                f"(max_dropped allows {limit:.2%}):\n{self._reasons()}\n"
+                f"  all of them: {self.quarantine}\n  Correct them, or raise max_dropped."
+            )
+        if not train:
+            raise DataError(
+                f"all {holdout} rows fell into the holdout; set holdout: 0, or split the text into more rows "
+                "(separator: blank_line, for example)"
+            )
+
+    def _reasons(self) -> str:
+        lines = []
+        for reason, count in self.dropped.most_common():
+            places = [f"{place['file']}:{place['line']}" for place in self.first if place["reason"] == reason]
+            first = f", first at {', '.join(places[:3])}" if places else ""
+            lines.append(f"  {reason}: {count:,} ({REASONS[reason]}{first})")
+        return "\n".join(lines)
+
+    def _no_such_columns(self) -> None:
+        have = ", ".join(map(repr, self.columns or ()))
+        raise DataError(
+            f"rows have the columns {have}; needed: {needed(self.dataset.format, self.dataset.columns)}. "
+            "Map them with columns: {our name: their name}"
+        )
+
+    def info(self) -> dict[str, Any]:
+        return {
+            "format": self.dataset.format,
+            "rows_in": self.rows_in,
+            "rows_used": self.used,
+            "dropped": dict(sorted(self.dropped.items())),
+            "first_dropped": self.first,
+        }
+
+
+class _Rows:
+    """Writes rows of one split into parquet files of a bounded size."""
+
+    BATCH_ROWS, BATCH_BYTES, FILE_BYTES = 10_000, 64 << 20, 1 << 30
+
+    def __init__(self, folder: Path, split: str, format: str):
+        self.folder, self.split, self.format = folder, split, format
+        self.rows = self.bytes = self.files = self.in_file = self.in_batch = 0
+        self.batch: list[Row] = []
+        self.writer: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> "_Rows":
+        return self
+
+    def __exit__(self, error: object, *rest: object) -> None:
+        if error is None:
+            self._flush()
+        self._end_file()
+
+    def append(self, row: Row) -> None:
+        size = num_bytes(self.format, row)
+        self.batch.append(row)
+        self.rows += 1
+        self.bytes += size
+        self.in_batch += size
+        if len(self.batch) >= self.BATCH_ROWS or self.in_batch >= self.BATCH_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self.batch:
+            return
+        if self.writer is None:
+            path = self.folder / f"{self.split}-{self.files:05d}.parquet"
+            self.writer = pq.ParquetWriter(path, SCHEMAS[self.format], compression="zstd")
+            self.files += 1
+        self.writer.write_table(pa.Table.from_pylist(self.batch, SCHEMAS[self.format]))
+        self.in_file += self.in_batch
+        self.batch, self.in_batch = [], 0
+        if self.in_file >= self.FILE_BYTES:
+            self._end_file()
+
+    def _end_file(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+        self.writer, self.in_file = None, 0
