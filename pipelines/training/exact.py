@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
-from transformers import TrainerCallback, TrainerState
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import TrainOutput
 
@@ -61,8 +61,22 @@ class ExactTrainerMixin:
     Private methods replaced: `_get_grad_norm`, `_save_checkpoint`, `_load_from_checkpoint`. Public ones: `train`,
     `training_step`, `create_optimizer`, `create_scheduler`, `floating_point_ops`. The rest is a callback."""
 
-    def __init__(self, *args: Any, exact: Exact, rows: Any, **kwargs: Any):
-        """`rows`: a sized sequence of what the data collator takes; `rows.lengths`, when there, are its real tokens."""
+    def __init__(
+        self,
+        *,
+        exact: Exact,
+        rows: Any,
+        model: torch.nn.Module,
+        args: TrainingArguments,
+        train_dataset: Any,
+        data_collator: Callable[[list[Any]], Mapping[str, Any]] | None = None,
+        compute_loss_func: Callable[..., torch.Tensor] | None = None,
+        processing_class: Any = None,
+        ref_model: torch.nn.Module | None = None,
+    ):
+        """`rows`: a sized sequence of what the data collator takes; `rows.lengths`, when there, are its real tokens.
+
+        `train_dataset` is what the trainer's own __init__ may look at; the run reads `rows`."""
         self.exact, self.stopped = exact, False
         self._losses: list[torch.Tensor] = []
         self._trained_tokens: torch.Tensor | None = None
@@ -70,8 +84,25 @@ class ExactTrainerMixin:
         self._stop = self._due = False  # agreed by all ranks; wanted since the last rollout's end
         self._resume_from: Path | None = None
         self._step_values: dict[str, float] = {}
-        super().__init__(*args, **kwargs)
-        self.rows, settings = rows, self.args
+        optional = {
+            "data_collator": data_collator,
+            "compute_loss_func": compute_loss_func,
+            "processing_class": processing_class,
+            "ref_model": ref_model,
+        }
+        given = {name: value for name, value in optional.items() if value is not None}
+        super().__init__(model=model, args=args, train_dataset=train_dataset, **given)
+        self.rows = rows
+        self._check_arguments()
+        self.schedule: Order = exact.schedule or Schedule(len(rows), exact.seed)
+        # after __init__: TRL's row filters and column names only saw the probe
+        self.train_dataset = InOrder(rows, self.schedule, self.rows_needed)
+        self.metrics_log = MetricsLog(None, max_steps=self.args.max_steps, resumed_step=0)
+        self.remove_callback(PrinterCallback)
+        self.add_callback(_Flow(self))
+
+    def _check_arguments(self) -> None:
+        settings = self.args
         wrong = [name for name, value in ARGUMENTS.items() if getattr(settings, name) != value]
         if settings.max_steps <= 0:
             wrong.append("max_steps")
@@ -79,12 +110,6 @@ class ExactTrainerMixin:
             raise ValueError(f"not the values of an exact run: {', '.join(wrong)}")
         if settings.max_steps % self.steps_per_rollout:
             raise ValueError(f"max_steps must be a multiple of {self.steps_per_rollout}, the steps of one rollout")
-        self.schedule: Order = exact.schedule or Schedule(len(rows), exact.seed)
-        # after __init__: TRL's row filters and column names only saw the probe
-        self.train_dataset = InOrder(rows, self.schedule, self.rows_needed)
-        self.metrics_log = MetricsLog(None, max_steps=settings.max_steps, resumed_step=0)
-        self.remove_callback(PrinterCallback)
-        self.add_callback(_Flow(self))
 
     # what a subclass may say differently
 
