@@ -107,11 +107,14 @@ class ArtifactStore:
         """The working folder with its task.json; checkpoints of an earlier attempt stay."""
         workdir = self.workdir(job)
         workdir.mkdir(parents=True, exist_ok=True)
+        if self._staging(job).exists():
+            shutil.rmtree(self._staging(job))
         for old in workdir.glob("outcome*.json"):
             old.unlink()
         task = {
             "job": job.model_dump(mode="json"),
             "inputs": {role: str(artifact.output) for role, artifact in inputs.items()},
+            "digests": {role: artifact.digest for role, artifact in inputs.items()},
             "launch": launch,
         }
         write_json(workdir / "task.json", task)
@@ -125,15 +128,13 @@ class ArtifactStore:
         provenance: Mapping[str, Any],
     ) -> Artifact:
         """Turn a finished working folder into the artifact: its output and its record, in one rename."""
-        workdir = self.workdir(job)
-        if not any(path.is_file() for path in (workdir / "output").rglob("*")):
+        workdir, staging = self.workdir(job), self._staging(job)
+        if not self.has_output(job):
             raise ArtifactError(f"'{job.name}' ended without writing anything to {workdir / 'output'}")
-        staging = self.root / ".partial" / f".publish-{job.folder}"
-        if staging.exists():
-            shutil.rmtree(staging)
-        staging.mkdir()
-        for name in _BESIDE:
+        staging.mkdir(exist_ok=True)
+        for name in _BESIDE:  # one of them may be here from an attempt that was killed
             if (workdir / name).exists():
+                shutil.rmtree(staging / name, ignore_errors=True)
                 (workdir / name).rename(staging / name)
         fields = {
             "kind": job.kind,
@@ -151,6 +152,14 @@ class ArtifactStore:
         manifest = publish(staging, self.path(job), fields=fields, content="output")
         shutil.rmtree(workdir)
         return Artifact(self.path(job), manifest)
+
+    def has_output(self, job: Job) -> bool:
+        """Whether there is anything to publish."""
+        folders = (self.workdir(job) / "output", self._staging(job) / "output")
+        return any(path.is_file() for folder in folders for path in folder.rglob("*"))
+
+    def _staging(self, job: Job) -> Path:
+        return self.root / ".partial" / f".publish-{job.folder}"
 
     @contextmanager
     def lock(self, job: Job) -> Iterator[int]:
@@ -205,17 +214,18 @@ class Links:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def set(self, name: str, artifact: Artifact) -> None:
-        """Point a name at an artifact, replacing what it pointed at in one step."""
+    def set(self, name: str, artifact: Artifact) -> bool:
+        """Point a name at an artifact, replacing what it pointed at in one step. Says whether that was new."""
         self.folder.mkdir(parents=True, exist_ok=True)
         link = self.folder / name
         target = os.path.relpath(artifact.path, self.folder.resolve())
-        if link.is_symlink() and os.readlink(link) == target:
-            return
+        if link.is_symlink() and str(link.readlink()) == target:
+            return False
         fresh = self.folder / f".{name}.{os.getpid()}"
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(target)
         fresh.replace(link)
+        return True
 
     def keep_only(self, names: set[str]) -> None:
         """Drop links of jobs that the recipe no longer has."""
@@ -244,21 +254,21 @@ class Found:
 
 
 def survey(plan: Plan, store: ArtifactStore) -> dict[str, Found]:
-    """Job name -> what the store has. An artifact counts while its inputs, where they exist, have the same bytes."""
+    """Job name -> what the store has."""
     found: dict[str, Found] = {}
     for job in plan.jobs:
-        artifact = store.find(job)
-        changed = None
-        if artifact is not None:
-            changed = next((name for name in _other_bytes(job, artifact, found)), None)
-        state: State = "complete" if artifact else store.state(job)
-        found[job.name] = Found(job, state, None if changed else artifact, changed)
+        found[job.name] = look(job, store, found)
     return found
 
 
-def _other_bytes(job: Job, artifact: Artifact, found: Mapping[str, Found]) -> Iterator[str]:
+def look(job: Job, store: ArtifactStore, upstream: Mapping[str, Found]) -> Found:
+    """One job. Its artifact counts while its inputs, as far as they are in the store, have the same bytes."""
+    artifact = store.find(job)
+    if artifact is None:
+        return Found(job, store.state(job), None)
     for role, item in job.inputs.items():
-        upstream = found[item.job]
+        above = upstream.get(item.job)
         recorded = artifact.inputs.get(role, {}).get("digest")
-        if upstream.changed_input or (upstream.artifact and upstream.artifact.digest != recorded):
-            yield item.job
+        if above and (above.changed_input or (above.artifact and above.artifact.digest != recorded)):
+            return Found(job, "complete", None, changed_input=item.job)
+    return Found(job, "complete", artifact)

@@ -30,8 +30,7 @@ def publish(work: Path, final: Path, *, fields: Mapping[str, Any] | None = None,
         if path.is_file() and path.is_relative_to(work / content)
     }
     manifest = {"format": FORMAT, **(fields or {}), "content": content, "files": table, "digest": table_digest(table)}
-    for path in paths:
-        _sync(path)
+    sync_tree(work)
     write_json(work / MANIFEST, manifest)
     if final.exists():  # only a damaged one: nobody publishes over a good one
         _discard(final)
@@ -115,6 +114,12 @@ def write_text(path: Path, text: str) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     _sync(path.parent)
+
+
+def sync_tree(folder: Path) -> None:
+    """Bring every file and folder below to the disk itself."""
+    for path in [*folder.rglob("*"), folder]:
+        _sync(path)
 
 
 def _sync(path: Path) -> None:

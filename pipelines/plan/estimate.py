@@ -1,0 +1,68 @@
+"""What a job will cost, before it runs: parameters, arithmetic, disk. Rough on purpose, and instant."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipelines.plan.jobs import Job, Plan
+from pipelines.recipe.model import ModelConfig
+from pipelines.recipe.stages import TokenizerStage, TrainStage
+
+_CHECKPOINTS = 3
+"""Two are kept, and a third is being written."""
+_STATES = 3
+"""Weights and two moments."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """None where it depends on data that is not there yet."""
+
+    parameters: int | None = None
+    tokens: int | None = None
+    flops: float | None = None
+    disk_bytes: int | None = None
+
+    def known(self) -> dict[str, Any]:
+        """What is known, as JSON."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def estimate(plan: Plan, job: Job) -> Estimate:
+    """The estimate of a training job; nothing for others."""
+    config, model = job.config, plan.recipe.model
+    if not isinstance(config, TrainStage) or model is None:
+        return Estimate()
+    tokenizers = [stage for stage in plan.recipe.stages.values() if isinstance(stage, TokenizerStage)]
+    size = parameters(model, max((stage.vocab_size for stage in tokenizers), default=0))
+    tokens = _tokens(config, config.max_length or model.max_position_embeddings)
+    return Estimate(
+        parameters=size,
+        tokens=tokens,
+        flops=6.0 * size * tokens if tokens else None,
+        disk_bytes=4 * size * (_CHECKPOINTS * _STATES + 1),
+    )
+
+
+def parameters(model: ModelConfig, vocab_size: int) -> int:
+    """Weights of a decoder, head included; norms and biases are left out as too small to matter."""
+    hidden, heads = model.hidden_size, model.num_attention_heads
+    head = model.head_dim or hidden // heads
+    key_value = model.num_key_value_heads or heads
+    wide = model.intermediate_size
+    if wide is None:
+        wide = -(-hidden * 8 // 3 // 8) * 8 if model.feed_forward == "swiglu" else 4 * hidden
+    attention = hidden * head * (2 * heads + 2 * key_value)
+    feed_forward = hidden * wide * (3 if model.feed_forward == "swiglu" else 2)
+    embeddings = vocab_size * hidden * (1 if model.tie_word_embeddings else 2)
+    if model.position_embedding == "learned":
+        embeddings += model.max_position_embeddings * hidden
+    return model.num_hidden_layers * (attention + feed_forward) + embeddings
+
+
+def _tokens(config: TrainStage, length: int) -> int | None:
+    duration = config.duration
+    if duration.unit == "tokens":
+        return int(duration.amount)
+    if duration.unit == "steps":
+        return int(duration.amount) * config.global_batch_size * length
+    return None

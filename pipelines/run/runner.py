@@ -1,0 +1,314 @@
+"""Walk the plan: skip what is finished, run what is not, stop at the first failure."""
+
+import json
+import platform
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pipelines.errors import ArtifactError, MachineError, PipelineError, Stopped
+from pipelines.plan.estimate import estimate
+from pipelines.plan.jobs import Job, Plan
+from pipelines.run.console import Console
+from pipelines.run.launcher import LIGHT_KINDS, Door, Worker, gone, light_settings, start, stop, warm_up
+from pipelines.stages.base import LaunchSettings
+from pipelines.store.artifacts import Artifact, ArtifactStore, Found, Links, look, survey
+from pipelines.store.stale import Position, Reason, why
+
+_LIBRARIES = ("torch", "transformers", "accelerate", "trl", "datasets", "tokenizers", "safetensors", "numpy", "lm_eval")
+_POLL_SECONDS = 0.05
+_LOG_LINES = 30
+
+
+class Failed(PipelineError):
+    """A job ended without its artifact; carries what the worker said."""
+
+    def __init__(self, message: str, outcome: str, exit_code: int):
+        super().__init__(message)
+        self.outcome, self.exit_code = outcome, exit_code
+
+
+class Runner:
+    """Brings jobs of a plan to their artifacts."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: ArtifactStore,
+        links: Links,
+        *,
+        door: Callable[[Job], Door],
+        position: Position,
+        console: Console,
+        rebuild: bool = False,
+    ):
+        self.plan, self.store, self.links = plan, store, links
+        self.door, self.position, self.console, self.rebuild = door, position, console, rebuild
+        self.found: dict[str, Found] = {}
+        """What this run has come past, by job name; every job in it is finished."""
+        self.changed = False
+        """Whether anything was made or linked that was not before."""
+        self._signals = _Signals()
+        self._verified: set[Path] = set()
+
+    def run(self, targets: Sequence[Job]) -> dict[str, Artifact]:
+        """Bring these jobs, and what they need for that, to their artifacts."""
+        before = survey(self.plan, self.store)
+        needed = self._needed(targets, before)
+        reasons = {name: reason for name in needed if (reason := self._why(before[name]))}
+        self._refuse_costly(reasons)
+        with self._signals.installed():
+            self._warm_up([before[name].job for name in reasons])
+            for job in self.plan.jobs:
+                if job.name in needed:
+                    self._ensure(job)
+        return {name: item.artifact for name, item in self.found.items() if item.artifact}
+
+    def _needed(self, targets: Sequence[Job], before: Mapping[str, Found]) -> set[str]:
+        """The targets, and upstream of them whatever is not finished."""
+        needed: set[str] = set()
+        pending = [job.name for job in targets]
+        while pending:
+            name = pending.pop()
+            if name not in needed:
+                needed.add(name)
+                if before[name].artifact is None:
+                    pending += [item.job for item in before[name].job.inputs.values()]
+        return needed
+
+    def _why(self, found: Found) -> Reason | None:
+        return why(found, self.store.damage, self.links.manifest(found.job.name), self.position)
+
+    def _refuse_costly(self, reasons: Mapping[str, Reason]) -> None:
+        costly = {name: reason for name, reason in reasons.items() if reason.costly}
+        if costly and not self.rebuild:
+            lines = [
+                f"{name} took {item.seconds / 60:.0f} minutes and is {item.status}: {item.text}"
+                for name, item in costly.items()
+            ]
+            raise ArtifactError("\n".join([*lines, "to make it again: REBUILD=1 (--rebuild); nothing was run"]))
+
+    def _warm_up(self, jobs: Sequence[Job]) -> None:
+        doors = [self.door(job) for job in jobs if job.kind not in LIGHT_KINDS]
+        warm = [door for door in doors if door.warm]
+        if warm:
+            warm_up(warm[0].settings)
+
+    def _ensure(self, job: Job) -> None:
+        found = look(job, self.store, self.found)
+        if found.artifact is None:
+            artifact = self._make(job, found)
+            found = Found(job, "complete", artifact)
+            self.changed = True
+        else:
+            self.console.cached(job.name)
+        assert found.artifact is not None
+        self.found[job.name] = found
+        self.changed |= self.links.set(job.name, found.artifact)
+
+    def _make(self, job: Job, found: Found) -> Artifact:
+        for source in self.plan.sources(job).values():
+            if source.name not in self.found:
+                self._ensure(source)
+        with self.store.lock(job) as lock:
+            again = look(job, self.store, self.found)  # another run may have finished it before we had the lock
+            if again.artifact:
+                self.console.cached(job.name)
+                return again.artifact
+            inputs = {role: self._checked(source) for role, source in self.plan.sources(job).items()}
+            settings = light_settings() if job.kind in LIGHT_KINDS else self.door(job).settings
+            outcome = self._left_finished(job, inputs)
+            if outcome is None:
+                self._check_disk(job)
+                outcome = self._work(job, inputs, settings, lock, self._why(found))
+            seconds = _seconds(self.store.workdir(job) / "record")
+            artifact = self.store.publish(job, inputs, outcome["metrics"], _provenance(settings, seconds))
+            self.console.done(job.name, seconds, artifact.metrics)
+            return artifact
+
+    def _checked(self, source: Job) -> Artifact:
+        """The artifact of an upstream job, every byte of which was read again in this run."""
+        artifact = self.found[source.name].artifact
+        assert artifact is not None
+        if artifact.path not in self._verified:
+            self.store.verify(artifact)
+            self._verified.add(artifact.path)
+        return artifact
+
+    def _left_finished(self, job: Job, inputs: Mapping[str, Artifact]) -> dict[str, Any] | None:
+        """The outcome of a worker that finished after its driver had died, or was started by hand."""
+        workdir = self.store.workdir(job)
+        task, outcomes = _json(workdir / "task.json"), _outcomes(workdir)
+        if not task or not self.store.has_output(job) or [item["outcome"] for item in outcomes] != ["done"]:
+            return None
+        same = task.get("digests") == {role: artifact.digest for role, artifact in inputs.items()}
+        return outcomes[0] if same else None
+
+    def _check_disk(self, job: Job) -> None:
+        wanted = estimate(self.plan, job).disk_bytes
+        self.store.root.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.store.root).free
+        if wanted and wanted > free:
+            raise MachineError(
+                f"'{job.name}' needs about {wanted / 1e9:.1f} GB in {self.store.root}, which has {free / 1e9:.1f} GB free"
+            )
+
+    def _work(
+        self, job: Job, inputs: Mapping[str, Artifact], settings: LaunchSettings, lock: int, reason: Reason | None
+    ) -> dict[str, Any]:
+        """Start the worker, show what it does, and read how it ended."""
+        door = self.door(job)
+        workdir = self.store.prepare(job, inputs, settings.model_dump(mode="json"))
+        record = workdir / "record"
+        record.mkdir(exist_ok=True)
+        begun, started = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
+        self.console.begin(job.name, _spoken(reason), None if job.kind in LIGHT_KINDS else door.line(workdir))
+        worker = start(door, job.kind, workdir, lock)
+        follower = self.console.follow(job.name, record)
+        status = self._signals.wait(worker, follower.tick)
+        follower.end()
+        outcome = _ended(job, workdir, status, asked=self._signals.asked)
+        attempt = {"begun": begun, "seconds": round(time.monotonic() - started, 3), "outcome": outcome["outcome"]}
+        with (record / "attempts.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(attempt | {"num_processes": settings.num_processes}) + "\n")
+        if outcome["outcome"] != "done":
+            log = record / "log.txt"
+            raise Failed(
+                f"{job.name}: {outcome['message'].rstrip()}\n  log: {log}", outcome["outcome"], outcome["exit_code"]
+            )
+        return outcome
+
+
+class _Signals:
+    """Ctrl+C and SIGTERM reach the job's whole group, once; a second Ctrl+C ends it at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._worker: Worker | None = None
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def wait(self, worker: Worker, tick: Callable[[], None]) -> int:
+        """Until every process of the job has ended; the status of its leader."""
+        self._worker = worker
+        if self.asked:
+            stop(worker)
+        try:
+            while (status := worker.wait(_POLL_SECONDS)) is None:
+                tick()
+            while status != 0 and not gone(worker):  # a launcher may end before its ranks, which are still saving
+                tick()
+                time.sleep(_POLL_SECONDS)
+        finally:
+            self._worker = None
+        return status
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        again, self.asked = self.asked, True
+        if self._worker is None:
+            raise Stopped("stopped between two jobs; run the same command again to go on")
+        if again and number == signal.SIGINT:
+            stop(self._worker, signal.SIGKILL)
+        elif not again:
+            stop(self._worker)
+
+
+def _ended(job: Job, workdir: Path, status: int, *, asked: bool) -> dict[str, Any]:
+    """How a job ended, in the words of the rank that failed first."""
+    outcomes = _outcomes(workdir)
+    failed = [item for item in outcomes if item["outcome"] != "done"]
+    if failed:
+        # One rank's fault makes its launcher stop the others: those that were only stopped come last.
+        first = min(failed, key=lambda item: (item["outcome"] == "stopped", item["time"]))
+        prefix = f"rank {first['rank']}: " if first["rank"] else ""
+        return first | {"message": prefix + first["message"]}
+    if outcomes:
+        return outcomes[0]
+    if asked:
+        message, outcome, code = "stopped before it had anything to save; run the same command again", "stopped", 75
+    elif status in (-signal.SIGKILL, 128 + signal.SIGKILL):
+        message, outcome, code = "was killed from outside (SIGKILL), most often for lack of memory", "user_error", 4
+    else:
+        log = workdir / "record" / "log.txt"
+        tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:] if log.exists() else []
+        message, outcome, code = "\n".join([f"ended with status {status} and without a word", *tail]), "bug", 1
+    return {"outcome": outcome, "message": message, "exit_code": code}
+
+
+def _outcomes(workdir: Path) -> list[dict[str, Any]]:
+    """What the ranks wrote, rank 0 first."""
+    return [outcome for path in sorted(workdir.glob("outcome*.json"), reverse=True) if (outcome := _json(path))]
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _spoken(reason: Reason | None) -> str:
+    return f"{reason.status}: {reason.text}" if reason and reason.text else ""
+
+
+def _seconds(record: Path) -> float:
+    """What all attempts took together."""
+    try:
+        lines = (record / "attempts.jsonl").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0.0
+    return round(sum(json.loads(line)["seconds"] for line in lines), 3)
+
+
+def _provenance(settings: LaunchSettings, seconds: float) -> dict[str, Any]:
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": seconds,
+        "num_processes": settings.num_processes,
+        "threads": settings.threads,
+        "device": settings.device,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "commit": _commit(),
+        "versions": {name: version for name in _LIBRARIES if (version := _version(name))},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of this program, where it runs from a checkout."""
+    folder = Path(__file__).parents[2]
+    if not (folder / ".git").exists():
+        return None
+    try:
+        shown = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return shown.stdout.strip() or None

@@ -1,0 +1,161 @@
+"""One job in this process: task.json in; output/, record/ and outcome.json out. The only door to the stages."""
+
+import argparse
+import errno
+import faulthandler
+import json
+import math
+import os
+import shutil
+import signal
+import sys
+import time
+import traceback
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pipelines.errors import ArtifactError, MachineError, PipelineError, Stopped
+from pipelines.plan.jobs import Job
+from pipelines.run.launcher import LIGHT_KINDS, worker_environment
+from pipelines.stages.base import STAGES, LaunchSettings, Metrics, StageContext
+from pipelines.store.artifacts import ArtifactStore
+from pipelines.store.durable import sync_tree, write_json
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m pipelines.run.worker", description=__doc__)
+    parser.add_argument("workdir", type=Path, help="a folder of <store>/.partial, with its task.json")
+    workdir = parser.parse_args(arguments).workdir.resolve()
+    try:
+        job = read_task(workdir).job
+        store = ArtifactStore(workdir.parents[1])
+        held = _rank() != 0 or _is_open_as_stdin(store.lock_path(job))
+        with nullcontext() if held else store.lock(job):
+            return run_job(workdir)
+    except PipelineError as error:  # there is nothing to run, or somebody else runs it
+        print(error, file=sys.stderr)
+        return error.exit_code
+
+
+@dataclass(frozen=True)
+class Task:
+    """What task.json holds."""
+
+    job: Job
+    inputs: dict[str, Path]
+    launch: LaunchSettings
+
+
+def read_task(workdir: Path) -> Task:
+    """The task of a working folder."""
+    try:
+        task = json.loads((workdir / "task.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{workdir / 'task.json'}: {error}; a run writes it, see <store>/.partial") from None
+    return Task(
+        job=Job.model_validate_json(json.dumps(task["job"])),
+        inputs={role: Path(path) for role, path in task["inputs"].items()},
+        launch=LaunchSettings.model_validate_json(json.dumps(task["launch"])),
+    )
+
+
+def run_job(workdir: Path) -> int:
+    """Run the task of a working folder in this process, one of the job's ranks. Returns the exit code."""
+    started = time.monotonic()
+    faulthandler.enable()
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
+    rank = _rank()
+    outcome: dict[str, Any]
+    try:
+        outcome = {"outcome": "done", "message": "", "exit_code": 0, "metrics": _run(read_task(workdir), workdir, rank)}
+        if rank == 0:
+            sync_tree(workdir / "output")
+    except PipelineError as error:
+        outcome = _failure(error)
+        print(error, file=sys.stderr)
+    except KeyboardInterrupt:
+        outcome = _failure(Stopped("interrupted; run the same command again to go on"))
+    except Exception as error:
+        traceback.print_exc()
+        outcome = _failure(_of_the_machine(error), traceback.format_exc())
+    outcome |= {"seconds": round(time.monotonic() - started, 3), "time": time.time(), "rank": rank}
+    if rank == 0 or outcome["outcome"] != "done":
+        write_json(workdir / ("outcome.json" if rank == 0 else f"outcome-{rank}.json"), outcome)
+    sys.stdout.flush()
+    return outcome["exit_code"]
+
+
+def _run(task: Task, workdir: Path, rank: int) -> Metrics:
+    os.environ.update(worker_environment(task.launch, task.job.kind))
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world != task.launch.num_processes:
+        raise MachineError(
+            f"this job is for {task.launch.num_processes} processes, but {world} were started; "
+            f"start it as the driver does: its command is in {workdir / 'command.txt'}"
+        )
+    if rank == 0:
+        shutil.rmtree(workdir / "output", ignore_errors=True)
+    for name in ("output", "checkpoints", "record"):
+        (workdir / name).mkdir(exist_ok=True)
+    if task.job.kind not in LIGHT_KINDS and task.launch.threads is not None:
+        import torch
+
+        torch.set_num_threads(task.launch.threads)  # the libraries may have been loaded before this job was known
+    context = StageContext(job=task.job, inputs=task.inputs, workdir=workdir, launch=task.launch)
+    return _plain(STAGES[task.job.kind](context))
+
+
+def _plain(metrics: Metrics) -> dict[str, float | int | str]:
+    """Numbers as JSON knows them; a number that is none stops here, not in the report."""
+    plain: dict[str, float | int | str] = {}
+    for name, value in metrics.items():
+        value = value if isinstance(value, str | int | float) else value.item()
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"metric '{name}' is {value}")
+        plain[name] = value
+    return plain
+
+
+def _failure(error: BaseException, details: str = "") -> dict[str, Any]:
+    known = isinstance(error, PipelineError)
+    return {
+        "outcome": error.outcome if known else "bug",
+        "message": str(error) if known else details,
+        "exit_code": error.exit_code if known else 1,
+        "metrics": {},
+    }
+
+
+def _of_the_machine(error: Exception) -> Exception:
+    """A full disk and exhausted memory are no bugs."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return MachineError(f"no space left on the disk while writing {error.filename or 'its output'}")
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return MachineError(f"out of memory: {error}; set launch.micro_batch_size to a smaller number")
+    return error
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Until a trainer has its own handler there is nothing to save: leave, and start again next time."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    raise Stopped(f"stopped by {signal.Signals(number).name}; run the same command again to go on")
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _is_open_as_stdin(path: Path) -> bool:
+    """The driver hands its lock on as standard input, the one descriptor that every launcher passes through."""
+    try:
+        return os.path.samestat(os.fstat(0), path.stat())
+    except OSError:
+        return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""Why a job is not finished: which value changed, from what to what, and on which line."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipelines.errors import KeyPath
+from pipelines.plan.jobs import Job, dotted
+from pipelines.recipe.base import Section
+from pipelines.store.artifacts import Found
+
+COSTLY_SECONDS = 600
+"""A stale job that took longer than this is rebuilt only when asked to."""
+
+Position = Callable[[KeyPath], tuple[str, int, int]]
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a job has to run."""
+
+    status: str
+    """new | resume | stale | damaged"""
+    text: str
+    seconds: float = 0.0
+    """What the artifact that it replaces had cost."""
+
+    @property
+    def costly(self) -> bool:
+        return self.status in ("stale", "damaged") and self.seconds > COSTLY_SECONDS
+
+
+def why(
+    found: Found, damage: Callable[[Job], str], previous: Mapping[str, Any] | None, position: Position
+) -> Reason | None:
+    """None for a finished job. `previous` is the manifest that the job's name stood for in the last run."""
+    job = found.job
+    if found.artifact is not None:
+        return None
+    seconds = float(((previous or {}).get("provenance") or {}).get("seconds", 0.0))
+    if found.changed_input:
+        return Reason("stale", f"the bytes of {found.changed_input} differ", seconds)
+    if found.state == "damaged":
+        return Reason("damaged", damage(job), seconds)
+    if found.state == "partial":
+        return Reason("resume", "was begun and goes on")
+    if previous is None:
+        return Reason("new", "")
+    if previous.get("fingerprint") == job.fingerprint:
+        return Reason("new", "its artifact is gone")
+    return Reason("stale", "; ".join(differences(previous, job, position)) or "another program made it", seconds)
+
+
+def differences(previous: Mapping[str, Any], job: Job, position: Position) -> list[str]:
+    """What decides the result and is not as it was, one sentence each."""
+    try:
+        old = Job.model_validate_json(json.dumps(previous["job"]))
+    except (KeyError, ValidationError):
+        return ["made by a version of this program that wrote other recipes"]
+    if old.kind != job.kind:
+        return [f"{job.name} was a {old.kind} stage"]
+    return [
+        *_version(previous.get("version"), job),
+        *_values(old, job, position),
+        *_files(old, job),
+        *_inputs(old, job),
+    ]
+
+
+def _version(old: int | None, job: Job) -> Iterator[str]:
+    if old != job.config.version:
+        yield f"this program makes {job.kind} another way (version {old} → {job.config.version})"
+
+
+def _values(old: Job, new: Job, position: Position) -> Iterator[str]:
+    for chapter, before, after, key in (
+        ("config", old.config, new.config, _config_key(new)),
+        ("model", old.model, new.model, ("model",)),
+    ):
+        was, now = old.facts().get(chapter, {}), new.facts().get(chapter, {})
+        for path in sorted({*_leaves(was), *_leaves(now)}, key=str):
+            if _at(was, path) != _at(now, path):
+                place = key + (path[1:] if new.kind == "data" else path)
+                change = f"{_shown(_dump(before), path)} → {_shown(_dump(after), path)}"
+                yield f"{dotted(place)} {change} ({_where(place, position)})"
+    if old.seed != new.seed:
+        own = getattr(new.config, "seed", None) is not None
+        place = ("stages", new.stage, "seed") if own else ("seed",)
+        yield f"seed {old.seed} → {new.seed} ({_where(place, position)})"
+
+
+def _config_key(job: Job) -> KeyPath:
+    return ("data", job.stage) if job.kind in ("data", "tokens") else ("stages", job.stage)
+
+
+def _files(old: Job, new: Job) -> Iterator[str]:
+    before, after = set(old.files.values()), set(new.files.values())
+    changed = [path for path, digest in new.files.items() if digest not in before]
+    removed = [path for path, digest in old.files.items() if digest not in after and path not in new.files]
+    for path in changed[:3]:
+        yield f"{path} {'changed' if path in old.files else 'is new'}"
+    for path in removed[:3]:
+        yield f"{path} is no longer read"
+    if not changed and not removed and list(old.files.values()) != list(new.files.values()):
+        yield "its files come in another order"
+
+
+def _inputs(old: Job, new: Job) -> Iterator[str]:
+    before = {item.job: item for item in old.inputs.values()}
+    after = {item.job: item for item in new.inputs.values()}
+    for name, item in after.items():
+        if name not in before:
+            if all(item.fingerprint != other.fingerprint for other in before.values()):
+                yield f"reads {name} now"
+        elif item.fingerprint != before[name].fingerprint:
+            yield f"depends on {name}"
+        if name in before and item.share != before[name].share:
+            yield f"share of {name} {before[name].share:g} → {item.share:g}"
+    for name, item in before.items():
+        if name not in after and all(item.fingerprint != other.fingerprint for other in after.values()):
+            yield f"no longer reads {name}"
+
+
+def _leaves(tree: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
+    children = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    deeper = [leaf for key, value in children for leaf in _leaves(value, (*path, key))]
+    yield from deeper or [path]
+
+
+def _at(tree: Any, path: KeyPath) -> Any:
+    for key in path:
+        try:
+            tree = tree[key]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return tree
+
+
+def _dump(section: Section | None) -> Any:
+    return None if section is None else section.model_dump(mode="json")
+
+
+def _shown(tree: Any, path: KeyPath) -> str:
+    value = _at(tree, path)
+    return f"{value:g}" if isinstance(value, float) else "null" if value is None else str(value)
+
+
+def _where(key: KeyPath, position: Position) -> str:
+    file, line, _ = position(key)
+    return f"{file}:{line}"
