@@ -20,7 +20,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
 
     def faults(self) -> Iterator[str]:
-        """What is wrong with fields that are each right alone; the first field named in a message is shown as the place."""
+        """What is wrong with fields that are each right alone; a message is shown at the first field that it names."""
         yield from ()
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""The layers of a recipe laid over each other: its parent (`extends`), the file, `--set`, and stages that are `like` others."""
+"""The layers of a recipe laid over each other: its parent (`extends`), the file, `--set`, stages `like` others."""
 
 import re
 from collections.abc import Sequence
@@ -13,16 +13,21 @@ from pipelines.recipe.words import closest, did_you_mean, is_typo
 SET = "--set"
 
 
-def read_layers(path: Path, overrides: Sequence[str], problems: list[Problem]) -> Node:
-    """One tree of all layers, without `extends` and `like`, each stage with its kind. Raises Unreadable."""
+def read_layers(path: Path, overrides: Sequence[str], problems: list[Problem]) -> tuple[Node, tuple[str, ...]]:
+    """One tree of all layers, without `extends` and `like`, each stage with its kind, and the names of all stages;
+    a stage whose kind cannot be known is reported and left out of the tree. Raises Unreadable."""
     tree = _with_parent(path, read_tree(path, problems), problems)
     for number, override in enumerate(overrides, start=1):
         tree = _with_override(tree, override, Place(SET, number, 1), problems)
     stages = tree.child("stages")
+    names: tuple[str, ...] = ()
     if stages is not None and isinstance(stages.value, dict):
+        names = tuple(stages.value)
+        if not names:
+            problems.append(Problem(*stages.key, "stages", "names no stage, so there is nothing to do"))
         expanded = _Expansion(stages.value, problems).all()
         tree = replace(tree, value=tree.value | {"stages": replace(stages, value=expanded)})
-    return tree
+    return tree, names
 
 
 def _with_parent(path: Path, tree: Node, problems: list[Problem]) -> Node:
@@ -118,6 +123,18 @@ def _with_own_copy(tree: Node, path: KeyPath) -> Node:
     return replace(tree, value=tree.value | {"stages": replace(stages, value=stages.value | {name: copied})})
 
 
+def _taken_over(stages: Node, stage: Node | None, key: str | int) -> Node | None:
+    """What a stage has under a key only by `like`."""
+    seen: set[object] = set()
+    like = None
+    while stage is not None and stage.child(key) is None and (link := stage.child("like")) and link.value not in seen:
+        like = like or link.value
+        seen.add(link.value)
+        stage = stages.child(link.value) if isinstance(link.value, str) else None
+    found = stage.child(key) if stage is not None and like else None
+    return found.copied(f"like {like}") if found is not None else None
+
+
 class _NoWay(Exception):
     """A `--set` path that leads nowhere."""
 
@@ -210,7 +227,8 @@ class _Expansion:
             if name not in STAGE_KINDS:
                 return self._report(node.key, name, _no_kind(name))
             kind = Node(name, node.key, node.key, via="the stage's name")
-        return replace(node, value=own | {"kind": kind or own["kind"]})
+        via = f"like {like.value}" if like else node.via
+        return replace(node, value=own | {"kind": kind or own["kind"]}, via=via)
 
     def _source(self, name: str, like: Node, above: tuple[str, ...]) -> Node | None:
         if not isinstance(like.value, str) or like.value not in self.stages:
@@ -239,7 +257,7 @@ def _no_kind(name: str) -> str:
 
 
 def _meant(fields: dict[str, Node], word: str, problems: list[Problem], path: KeyPath = ()) -> str | None:
-    """The key that is this word, or a slip of it: reported here, and then read as meant, so that it is the only fault."""
+    """The key that is this word, or a slip of it: that is reported, and read as meant, so that it is the only fault."""
     if word in fields:
         return word
     slip = next((key for key in fields if is_typo(key, word)), None)

@@ -13,7 +13,6 @@ from pipelines.recipe.base import (
     Consumes,
     Duration,
     LocalFile,
-    RewardModelRef,
     Section,
     TokenizerRef,
 )

@@ -1,0 +1,70 @@
+"""Launch files: Accelerate's own YAML, of which the plan needs how many processes there are, and where."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.errors import MachineError, Problem
+from pipelines.recipe.paths import find, names
+from pipelines.recipe.tree import Node, Unreadable, read_tree
+from pipelines.recipe.words import did_you_mean
+
+FOLDER = "accelerate"
+
+
+@dataclass(frozen=True)
+class AccelerateFile:
+    """What of a launch file matters outside of Accelerate."""
+
+    num_processes: int
+    """Over all machines."""
+    num_machines: int
+    device: str
+    """cpu | gpu"""
+    mixed_precision: str | None
+    """no | bf16 | fp16 | fp8, or None where the file leaves it open."""
+    path: Path
+
+
+def read_accelerate(name: str, recipe_path: Path) -> AccelerateFile:
+    """recipes/accelerate/<name>.yaml, beside the recipe or the project's own. MachineError if it is no good."""
+    path = find(name, FOLDER, ".yaml", recipe_path)
+    if path is None:
+        known = names(FOLDER, ".yaml", recipe_path)
+        raise MachineError(f"there is no launch file '{name}'; there are {', '.join(known)}{did_you_mean(name, known)}")
+    problems: list[Problem] = []
+    try:
+        tree = read_tree(path, problems)
+    except Unreadable as unreadable:
+        raise MachineError(f"launch file {unreadable.problems[0]}") from None
+    if problems:
+        raise MachineError(f"launch file {problems[0]}")
+    return AccelerateFile(
+        num_processes=_count(tree, "num_processes", path),
+        num_machines=_count(tree, "num_machines", path),
+        device="cpu" if _says_yes(tree, "use_cpu") else "gpu",
+        mixed_precision=_precision(tree),
+        path=path,
+    )
+
+
+def _count(tree: Node, key: str, path: Path) -> int:
+    node = tree.child(key)
+    if node is None:
+        return 1
+    if not isinstance(node.value, int) or isinstance(node.value, bool) or node.value < 1:
+        raise MachineError(f"launch file {path}:{node.place.line}: {key} must be a whole number of at least 1")
+    return node.value
+
+
+def _says_yes(tree: Node, key: str) -> bool:
+    """Accelerate reads its files as YAML 1.1, where `yes` and `on` are true."""
+    node = tree.child(key)
+    return node is not None and str(node.value).lower() in ("true", "yes", "on")
+
+
+def _precision(tree: Node) -> str | None:
+    node = tree.child("mixed_precision")
+    if node is None or node.value is None:
+        return None
+    word = str(node.value).lower()
+    return "no" if word in ("false", "off") else word

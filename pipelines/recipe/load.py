@@ -1,0 +1,106 @@
+"""A recipe file in, a Recipe out that knows where each of its values stands; or every problem at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from pipelines.errors import KeyPath, Problem, RecipeError
+from pipelines.recipe.layers import SET, read_layers
+from pipelines.recipe.model import STYLES
+from pipelines.recipe.outline import outline_of, outline_of_whole
+from pipelines.recipe.references import Fault, find_wrong_references
+from pipelines.recipe.root import Recipe
+from pipelines.recipe.tree import Node, Place, Unreadable, format_path
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A recipe without faults, and the file behind it."""
+
+    recipe: Recipe
+    path: Path
+    tree: Node
+
+    def place(self, path: KeyPath) -> Place:
+        """(file, line, column) of the value at a key path, or of the block around it where it is not written."""
+        node, reached = self.tree.nearest(path)
+        return node.place if reached == path else node.key
+
+    def origin(self, path: KeyPath) -> str:
+        """Where a value comes from: `recipes/demo.yaml:31`, `--set`, `like dpo at ...`, `style gpt2`, `default`."""
+        node, reached = self.tree.nearest(path)
+        if reached != path and isinstance(node.value, dict):
+            return self._unwritten(node, path)
+        if node.via == SET:
+            return SET
+        at = f"{node.place.file}:{node.place.line}"
+        return f"{node.via} at {at}" if node.via else at
+
+    def _unwritten(self, node: Node, path: KeyPath) -> str:
+        style = node.child("style")
+        if path[0] == "model" and style is not None and path[-1] in STYLES.get(str(style.value), {}):
+            return f"style {style.value}"
+        builtin = node.child("builtin")
+        if path[0] == "data" and path[-1] == "format" and builtin is not None:
+            return f"builtin {builtin.value}"
+        return "default"
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """Read, extend, override and check one recipe. Raises RecipeError with all the problems."""
+    loaded, problems = _load(Path(path), overrides)
+    if problems or loaded is None:
+        raise RecipeError(problems)
+    return loaded
+
+
+def find_problems(path: Path, overrides: Sequence[str] = ()) -> list[Problem]:
+    """All that is wrong with a recipe, by place; empty for a good one."""
+    return _load(Path(path), overrides)[1]
+
+
+def _load(path: Path, overrides: Sequence[str]) -> tuple[LoadedRecipe | None, list[Problem]]:
+    problems: list[Problem] = []
+    try:
+        tree, stage_names = read_layers(path, overrides, problems)
+    except Unreadable as unreadable:
+        return None, _tidy([*problems, *unreadable.problems])
+    recipe = None if problems else _validated(tree)
+    if recipe is not None:
+        outline = outline_of_whole(recipe)
+    else:
+        # Only a recipe with faults pays for finding out what it still says.
+        from pipelines.recipe.explain import find_faults
+
+        findings = find_faults(tree)
+        problems += findings.problems
+        tree = findings.tree
+        outline = outline_of(tree, stage_names, findings.broken)
+    problems += [_locate(fault, tree) for fault in find_wrong_references(outline, path)]
+    problems = _tidy(problems)
+    return (None if problems or recipe is None else LoadedRecipe(recipe, path, tree)), problems
+
+
+def _validated(tree: Node) -> Recipe | None:
+    try:
+        return Recipe.model_validate(tree.plain())
+    except ValidationError:
+        return None
+
+
+def _locate(fault: Fault, tree: Node) -> Problem:
+    """A fault that no single section sees, shown at the deepest key of its path that is written."""
+    node, reached = tree.nearest(fault.path)
+    return Problem(*(node.key if fault.at_key else node.place), format_path(reached), fault.message)
+
+
+def _tidy(problems: Sequence[Problem]) -> list[Problem]:
+    """By place. What a stage takes over by `like` is told once, where it is written."""
+    found: dict[tuple[str, int, int, str], Problem] = {}
+    for problem in sorted(
+        problems, key=lambda problem: (problem.file, problem.line, problem.column, len(problem.path))
+    ):
+        found.setdefault((problem.file, problem.line, problem.column, problem.message), problem)
+    return list(found.values())

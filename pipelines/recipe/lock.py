@@ -1,0 +1,38 @@
+"""`<recipe>.lock`: the commits of Hub datasets, so that a rerun reads the same rows."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from pipelines.errors import DataError
+
+
+def lock_path(recipe_path: Path) -> Path:
+    """recipes/mine.yaml -> recipes/mine.lock"""
+    return recipe_path.with_suffix(".lock")
+
+
+def read_lock(recipe_path: Path) -> dict[str, dict[str, Any]]:
+    """Dataset's repository on the Hub -> what is pinned of it (`revision`); empty where nothing is pinned."""
+    path = lock_path(recipe_path)
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path} cannot be read ({error}); remove it and run `make data` to pin the data again"
+        ) from None
+    if not isinstance(found, dict) or not all(isinstance(entry, dict) for entry in found.values()):
+        raise DataError(f"{path} is no lock file; remove it and run `make data` to pin the data again")
+    return found
+
+
+def write_lock(recipe_path: Path, pinned: dict[str, dict[str, Any]]) -> Path:
+    """Replace the lock as a whole: it is never half written."""
+    path = lock_path(recipe_path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(pinned, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    temporary.replace(path)
+    return path

@@ -1,0 +1,342 @@
+"""What no single section can see: whether stages, datasets, files and machines that a recipe names are there and fit."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.errors import KeyPath, MachineError
+from pipelines.recipe import paths
+from pipelines.recipe.accelerate_files import read_accelerate
+from pipelines.recipe.base import ArtifactKind, Consumes, Reads, Section
+from pipelines.recipe.data import Dataset
+from pipelines.recipe.launch import Launch
+from pipelines.recipe.outline import UNKNOWN, Outline, given
+from pipelines.recipe.stages import (
+    REWARD_FUNCTIONS,
+    EvaluateStage,
+    FromModelStage,
+    PpoStage,
+    PretrainStage,
+    StageConfig,
+    TaskConfig,
+    TokenizerStage,
+    TrainStage,
+)
+from pipelines.recipe.words import did_you_mean
+
+MAKES = {
+    ArtifactKind.TOKENIZER: "a tokenizer",
+    ArtifactKind.CAUSAL_LM: "a causal LM",
+    ArtifactKind.REWARD_MODEL: "a reward model",
+    ArtifactKind.SCORES: "scores",
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that does not fit, and at which key."""
+
+    path: KeyPath
+    message: str
+    at_key: bool = False
+    """Whether the key itself is at fault rather than its value."""
+
+
+def find_wrong_references(outline: Outline, recipe_path: Path) -> Iterator[Fault]:
+    """Everything that does not fit together, of what is understood of a recipe."""
+    for name, dataset in outline.data.items():
+        yield from _files(name, dataset, recipe_path)
+    for name, stage in outline.stages.items():
+        at = ("stages", name)
+        yield from _stages_named(at, stage, outline)
+        yield from _datasets_named(at, stage, outline)
+        match stage:
+            case TokenizerStage():
+                yield from _chat_template(at, stage, recipe_path)
+            case TrainStage():
+                yield from _lengths(at, stage, outline)
+            case EvaluateStage():
+                yield from _tasks(at, stage, outline)
+        if isinstance(stage, PretrainStage):
+            yield from _random_start(at, stage, outline)
+    yield from _circles(outline)
+    yield from _tokenizers(outline)
+    yield from _names(outline)
+    yield from _machines(outline, recipe_path)
+
+
+# --- datasets -----------------------------------------------------------------------------------------------------
+
+
+def _files(name: str, dataset: Dataset, recipe_path: Path) -> Iterator[Fault]:
+    patterns = given(dataset, "files") or ()
+    folder = recipe_path.resolve().parent
+    for index, pattern in enumerate(patterns):
+        try:
+            found = paths.expand([pattern], folder)[pattern]
+        except (OSError, ValueError):
+            found = []
+        if not found:
+            yield Fault(
+                ("data", name, "files", index), f"no file matches '{pattern}' (looked from {recipe_path.parent}/)"
+            )
+
+
+def _datasets_named(at: KeyPath, section: Section, outline: Outline) -> Iterator[Fault]:
+    for field, reads in type(section).marked(Reads):
+        value = given(section, field)
+        for name in [value] if isinstance(value, str) else (value or ()):
+            where = (*at, field, name)
+            if name not in outline.dataset_names:
+                hint = did_you_mean(name, outline.dataset_names)
+                yield Fault(where, f"there is no dataset '{name}' in data{hint}", at_key=not isinstance(value, str))
+                continue
+            kind = given(outline.data.get(name), "format")
+            if kind is not UNKNOWN and kind not in reads.formats:
+                yield Fault(where, f"needs {' or '.join(reads.formats)} data, but '{name}' is {kind}")
+
+
+def _chat_template(at: KeyPath, stage: TokenizerStage, recipe_path: Path) -> Iterator[Fault]:
+    name = given(stage, "chat_template")
+    if name and paths.chat_template(name, recipe_path) is None:
+        known = paths.names("chat_templates", ".jinja", recipe_path)
+        yield Fault(
+            (*at, "chat_template"),
+            f"there is no template '{name}': neither a file beside the recipe nor one of {', '.join(known)}"
+            f"{did_you_mean(name, known)}",
+        )
+
+
+# --- stages -------------------------------------------------------------------------------------------------------
+
+
+def _stages_named(at: KeyPath, section: Section, outline: Outline) -> Iterator[Fault]:
+    for field, consumes in type(section).marked(Consumes):
+        value = given(section, field)
+        many = isinstance(value, tuple)
+        for index, name in enumerate(value if many else (value,)):
+            if not isinstance(name, str):
+                continue
+            where = (*at, field, index) if many else (*at, field)
+            if many and name in value[:index]:
+                yield Fault(where, f"'{name}' is named twice")
+            else:
+                yield from _stage_named(where, name, consumes, outline)
+
+
+def _stage_named(where: KeyPath, name: str, consumes: Consumes, outline: Outline) -> Iterator[Fault]:
+    functions = REWARD_FUNCTIONS if consumes.or_function else ()
+    needed = MAKES[consumes.kind] + (" or a function of pipelines/rewards.py" if functions else "")
+    if name in outline.stages:
+        made = outline.stages[name].produces
+        if made != consumes.kind:
+            yield Fault(where, f"needs {needed}, but stage '{name}' makes {MAKES[made]}")
+    elif name not in outline.stage_names and name not in functions:
+        fitting = [stage for stage, config in outline.stages.items() if config.produces == consumes.kind]
+        hint = did_you_mean(name, [*fitting, *functions])
+        yield Fault(where, f"there is no stage '{name}'{' and no such function' if functions else ''}{hint}")
+
+
+def _references(stage: Section) -> Iterator[tuple[KeyPath, str]]:
+    """(path inside the stage, name) of all that a stage consumes."""
+    for field, _ in type(stage).marked(Consumes):
+        value = given(stage, field)
+        if isinstance(value, tuple):
+            yield from (((field, index), name) for index, name in enumerate(value))
+        elif isinstance(value, str):
+            yield (field,), value
+    for index, task in enumerate(given(stage, "tasks") or ()):
+        if isinstance(task, TaskConfig):
+            yield from ((("tasks", index, *path), name) for path, name in _references(task))
+
+
+def _circles(outline: Outline) -> Iterator[Fault]:
+    """Each circle of stages once, at the first of its stages."""
+    told: set[str] = set()
+    for start in outline.stages:
+        trail = None if start in told else _trail_back(start, outline)
+        if trail:
+            told.update(name for _, name in trail)
+            names = " -> ".join([start, *(name for _, name in trail)])
+            yield Fault(("stages", start, *trail[0][0]), f"stages need each other in a circle: {names}")
+
+
+def _trail_back(start: str, outline: Outline) -> list[tuple[KeyPath, str]] | None:
+    """The references that lead from a stage back to it."""
+    pending: list[list[tuple[KeyPath, str]]] = [[step] for step in _references(outline.stages[start])]
+    seen: set[str] = set()
+    while pending:
+        trail = pending.pop(0)
+        name = trail[-1][1]
+        if name == start:
+            return trail
+        if name in outline.stages and name not in seen:
+            seen.add(name)
+            pending += [[*trail, step] for step in _references(outline.stages[name])]
+    return None
+
+
+def _names(outline: Outline) -> Iterator[Fault]:
+    """Jobs are named after stages and datasets, and every name stands for one job."""
+    scored = {
+        f"{name}-{model}": name
+        for name, stage in outline.stages.items()
+        if isinstance(stage, EvaluateStage)
+        for model in given(stage, "models") or ()
+    }
+    for name in outline.stage_names:
+        if name.startswith(("data-", "tokens-")):
+            yield Fault(
+                ("stages", name), "names that start with data- or tokens- are taken; choose another", at_key=True
+            )
+        elif name in scored:
+            message = f"is also the name of the job that stage '{scored[name]}' makes; choose another"
+            yield Fault(("stages", name), message, at_key=True)
+
+
+# --- models and tokenizers ----------------------------------------------------------------------------------------
+
+
+def _random_start(at: KeyPath, stage: PretrainStage, outline: Outline) -> Iterator[Fault]:
+    if given(stage, "model") is None and not outline.has_model:
+        yield Fault(at, "starts from random weights, so the recipe needs the chapter model", at_key=True)
+
+
+def _lengths(at: KeyPath, stage: TrainStage, outline: Outline) -> Iterator[Fault]:
+    positions = given(outline.model, "max_position_embeddings")
+    length = given(stage, "max_length")
+    if positions and length and length > positions:
+        yield Fault((*at, "max_length"), f"{length} is more than the model's max_position_embeddings ({positions})")
+    limit, name = (length, "max_length") if length else (positions, "the model's max_position_embeddings")
+    completion = given(stage, "max_completion_length") if isinstance(stage, PpoStage) else UNKNOWN
+    if completion and limit and length is not UNKNOWN and completion >= limit:
+        message = f"{completion} leaves no room for a prompt: {name} is {limit}"
+        yield Fault((*at, "max_completion_length"), message)
+
+
+def _tasks(at: KeyPath, stage: EvaluateStage, outline: Outline) -> Iterator[Fault]:
+    positions = given(outline.model, "max_position_embeddings")
+    formats = {"bits_per_byte": "text", "reward": "prompt"}
+    for index, task in enumerate(given(stage, "tasks") or ()):
+        if not isinstance(task, TaskConfig):
+            continue
+        here = (*at, "tasks", index)
+        yield from _stages_named(here, task, outline)
+        faults = list(_datasets_named(here, task, outline))
+        yield from faults
+        name, data = given(task, "name"), given(task, "data")
+        dataset = outline.data.get(data) if isinstance(data, str) and not faults else None
+        needed, has = formats.get(name) if name else None, given(dataset, "format")
+        if needed and has is not UNKNOWN and has != needed:
+            yield Fault((*here, "data"), f"task {name} needs {needed} data, but '{data}' is {has}")
+        elif dataset is not None and given(dataset, "holdout") == 0:
+            yield Fault((*here, "data"), f"'{data}' has holdout: 0, so nothing of it is left to score")
+        completion = given(task, "max_completion_length")
+        if name == "reward" and positions and completion and completion >= positions:
+            message = f"{completion} leaves no room for a prompt: the model's max_position_embeddings is {positions}"
+            yield Fault((*here, "max_completion_length"), message)
+
+
+def _tokenizers(outline: Outline) -> Iterator[Fault]:
+    """A tokenizer for every model, the same along the line of its weights and for what scores its words."""
+    known = [name for name, stage in outline.stages.items() if isinstance(stage, TokenizerStage)]
+    whole = set(outline.stages) == set(outline.stage_names)
+    for name, stage in outline.stages.items():
+        at = ("stages", name)
+        own = given(stage, "tokenizer") if isinstance(stage, PretrainStage) else None
+        if isinstance(stage, PretrainStage) and own is None and given(stage, "model") is None:
+            if not known and whole:
+                yield Fault(at, "needs a stage tokenizer, and the recipe has none", at_key=True)
+            elif len(known) > 1:
+                names = ", ".join(known)
+                yield Fault(
+                    at, f"there are several tokenizer stages ({names}); say which by `tokenizer: `", at_key=True
+                )
+        parent = given(stage, "model") if isinstance(stage, PretrainStage) and own else None
+        inherited = _tokenizer_of(parent, outline) if parent else None
+        if inherited and inherited != own:
+            message = f"the model of stage '{parent}' has learnt the ids of '{inherited}', not of '{own}'"
+            yield Fault((*at, "tokenizer"), message)
+        yield from _tokenizers_of_rewards(at, stage, outline)
+
+
+def _tokenizers_of_rewards(at: KeyPath, stage: StageConfig, outline: Outline) -> Iterator[Fault]:
+    if isinstance(stage, PpoStage):
+        policies = [given(stage, "model")]
+        judges = [((*at, "reward_funcs"), given(stage, "reward_funcs"))]
+    elif isinstance(stage, EvaluateStage):
+        policies = list(given(stage, "models") or ())
+        tasks = [
+            (index, task) for index, task in enumerate(given(stage, "tasks") or ()) if isinstance(task, TaskConfig)
+        ]
+        judges = [((*at, "tasks", index, "reward_funcs"), given(task, "reward_funcs")) for index, task in tasks]
+    else:
+        return
+    for where, judge in judges:
+        theirs = _tokenizer_of(judge, outline)
+        for policy in policies:
+            ours = _tokenizer_of(policy, outline)
+            if theirs and ours and theirs != ours:
+                yield Fault(where, f"reward model '{judge}' reads tokenizer '{theirs}', but '{policy}' writes '{ours}'")
+
+
+def _tokenizer_of(name: object, outline: Outline, seen: tuple[object, ...] = ()) -> str | None:
+    """The tokenizer stage of a model, where it is certain."""
+    stage = outline.stages.get(name) if isinstance(name, str) and name not in seen else None
+    if isinstance(stage, FromModelStage):
+        return _tokenizer_of(given(stage, "model"), outline, (*seen, name))
+    if not isinstance(stage, PretrainStage):
+        return None
+    if own := given(stage, "tokenizer"):
+        return own
+    if parent := given(stage, "model"):
+        return _tokenizer_of(parent, outline, (*seen, name))
+    known = [name for name, config in outline.stages.items() if isinstance(config, TokenizerStage)]
+    return known[0] if len(known) == 1 else None
+
+
+# --- launch -------------------------------------------------------------------------------------------------------
+
+
+def _machines(outline: Outline, recipe_path: Path) -> Iterator[Fault]:
+    if outline.launch is None:
+        return
+    launch = outline.launch
+    own = given(launch, "stages") or {}
+    for name in own:
+        if name not in outline.stage_names:
+            hint = did_you_mean(name, outline.stage_names)
+            yield Fault(("launch", "stages", name), f"there is no stage '{name}'{hint}", at_key=True)
+    places = [(("launch", "config"), given(launch, "config"))]
+    places += [(("launch", "stages", name, "config"), given(stage, "config")) for name, stage in own.items()]
+    files = {}
+    for path, name in places:
+        if name and name not in files:
+            try:
+                files[name] = read_accelerate(name, recipe_path)
+            except MachineError as error:
+                files[name] = None
+                yield Fault(path, str(error))
+    for name, stage in outline.stages.items():
+        if isinstance(stage, TrainStage):
+            yield from _fits_machine(name, stage, launch, own.get(name), files)
+
+
+def _fits_machine(name: str, stage: TrainStage, launch: Launch, own: Section | None, files: dict) -> Iterator[Fault]:
+    def setting(field: str) -> object:
+        value = given(own, field) if own is not None else None
+        return given(launch, field) if value is None else value
+
+    file, micro = files.get(setting("config")), setting("micro_batch_size")
+    if file is None or micro is UNKNOWN:
+        return
+    batch, precision = given(stage, "global_batch_size"), given(stage, "mixed_precision")
+    each = file.num_processes * (micro or 1)
+    if batch and batch % each:
+        parts = f"{file.num_processes} processes" + (f" x micro_batch_size {micro} = {each}" if micro else "")
+        yield Fault(
+            ("stages", name, "global_batch_size"), f"{batch} is not a multiple of {parts} (launch: {file.path.stem})"
+        )
+    if file.mixed_precision and precision and file.mixed_precision != precision:
+        message = f"{precision}, but {file.path} says {file.mixed_precision}; precision is the stage's, so remove the line there"
+        yield Fault(("stages", name, "mixed_precision"), message)

@@ -1,0 +1,87 @@
+"""Which section a key path of a recipe lies in, and where a field of a given name is at home."""
+
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from pipelines.errors import KeyPath
+from pipelines.recipe.base import Section
+from pipelines.recipe.data import Dataset
+from pipelines.recipe.launch import Launch, StageLaunch
+from pipelines.recipe.model import ModelConfig
+from pipelines.recipe.root import Recipe
+from pipelines.recipe.stages import STAGE_KINDS, AnyStage, TaskConfig
+from pipelines.recipe.tree import Node
+
+STAGES: dict[str, type[Section]] = {
+    get_args(cls.model_fields["kind"].annotation)[0]: cls for cls in get_args(get_args(AnyStage)[0])
+}
+"""Kind -> its section."""
+
+
+def section_at(path: KeyPath, tree: Node) -> type[Section] | None:
+    """The section whose fields stand directly below a path; None where names are free or nothing is known."""
+    section: type[Section] | None = Recipe
+    rest = list(path)
+    while rest and section is not None:
+        field = rest.pop(0)
+        if (section, field) == (Recipe, "stages"):
+            section = _stage_at(path, tree) if rest else None
+            rest = rest[1:]
+            continue
+        info = section.model_fields.get(str(field))
+        inside = list(sections_in(info.annotation)) if info else []
+        if inside and _is_collection(info.annotation):
+            if not rest:
+                return None
+            rest.pop(0)
+        section = inside[0] if inside else None
+    return section
+
+
+def sections_in(annotation: Any) -> Iterator[type[Section]]:
+    """The section classes that a type mentions."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for part in get_args(annotation):
+        yield from sections_in(part)
+
+
+def homes(field: str, tree: Node) -> list[str]:
+    """Where a field of this name belongs, the stages of this recipe by their names."""
+    found = ["at the top level"] if field in (*Recipe.model_fields, "extends") else []
+    found += ["in a dataset of data"] if field in Dataset.model_fields else []
+    found += ["in model"] if field in ModelConfig.model_fields else []
+    found += _stage_homes(field, tree)
+    found += ["in an item of tasks"] if field in TaskConfig.model_fields and field != "name" else []
+    launch = field in Launch.model_fields or field in StageLaunch.model_fields
+    return found + (["in launch"] if launch and field != "stages" else [])
+
+
+def _stage_homes(field: str, tree: Node) -> list[str]:
+    if field in STAGE_KINDS:
+        return ["under stages"]
+    kinds = [kind for kind, section in STAGES.items() if field in section.model_fields]
+    stages = tree.child("stages")
+    here = [name for name, stage in stages.children()] if stages is not None else []
+    named = [name for name in here if _kind_of(stages, name) in kinds]
+    if len(named) > 3:
+        return [f"in a stage such as stages.{named[0]}"]
+    return [f"under stages.{name}" for name in named] or [f"in a stage of kind {kind}" for kind in kinds[:1]]
+
+
+def _stage_at(path: KeyPath, tree: Node) -> type[Section] | None:
+    return STAGES.get(str(_kind_of(tree.child("stages"), path[1])))
+
+
+def _kind_of(stages: Node | None, name: str | int) -> Any:
+    stage = stages.child(name) if stages is not None else None
+    kind = stage.child("kind") if stage is not None else None
+    return kind.value if kind is not None else None
+
+
+def _is_collection(annotation: Any) -> bool:
+    """Whether one more key (a name or an index) stands between a field and the section in it."""
+    origin = getattr(annotation, "__origin__", None)
+    if origin in (dict, tuple):
+        return True
+    return any(_is_collection(part) for part in get_args(annotation))
