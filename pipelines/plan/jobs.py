@@ -77,9 +77,9 @@ class Job(Section):
     """None where the kind draws no random numbers."""
     model: ModelConfig | None = None
     """For a pretrain job that starts from random weights."""
-    files: dict[str, str] = {}
+    files: dict[str, str] = Field(default_factory=dict)
     """Local files that decide the result (absolute path -> sha256): dataset files, chat template, task files."""
-    inputs: dict[str, Input] = {}
+    inputs: dict[str, Input] = Field(default_factory=dict)
     """Role -> artifact. Roles: `dataset`, `tokenizer`, `model`, `reward_model`, `data.0`, `data.1`, ... (a mixture,
     sorted by fingerprint), and for tasks of evaluate `task.<i>.data`, `task.<i>.reward_model`, ..."""
 
@@ -184,25 +184,29 @@ def make_plan(
     *,
     path: Path,
     digest: Digest,
-    lock: Mapping[str, str] | None = None,
+    pins: Mapping[str, str] | None = None,
     position: Position | None = None,
 ) -> Plan:
     """Derive data and tokens, expand evaluations, order, and give every job its inputs.
 
-    `lock` holds the pinned commits of Hub datasets (name -> revision), `position` says where a key path stands.
+    `pins` holds the commits of Hub datasets (None: they do not matter now), `position` says where a key path stands.
     """
-    planner = _Planner(recipe, path, digest, lock or {}, position or (lambda key: (str(path), 1, 1)))
+    planner = _Planner(recipe, path, digest, pins, position or (lambda key: (str(path), 1, 1)))
     for stage in recipe.stages:
         planner.stage(stage)
+    if planner.problems:
+        raise RecipeError(planner.problems)
     return Plan(recipe, path, tuple(planner.jobs.values()))
 
 
 class _Planner:
     """Makes each job once, after the jobs it reads."""
 
-    def __init__(self, recipe: Recipe, path: Path, digest: Digest, lock: Mapping[str, str], position: Position):
-        self.recipe, self.path, self.digest, self.lock, self.position = recipe, path, digest, lock, position
+    def __init__(self, recipe: Recipe, path: Path, digest: Digest, pins: Mapping[str, str] | None, position: Position):
+        self.recipe, self.path, self.digest, self.pins, self.position = recipe, path, digest, pins, position
         self.jobs: dict[str, Job] = {}
+        self.problems: list[Problem] = []
+        """Of files and pins, which are told all together; a fault in the structure ends the planning at once."""
         self._open: list[str] = []
         self._several_tokenizers = sum(stage.kind == "tokenizer" for stage in recipe.stages.values()) > 1
 
@@ -317,29 +321,30 @@ class _Planner:
         files: dict[str, str] = {}
         for pattern, paths in expand(dataset.files, self.path.resolve().parent).items():
             if not paths:
-                raise self._problem(("data", name, "files"), f"no file matches '{pattern}'")
+                self._note(("data", name, "files"), f"no file matches '{pattern}'")
             files |= {str(path): self.digest(path) for path in paths}
         return self._add(f"data-{name}", name, DataJob(dataset=dataset), {}, files)
 
     def _pinned(self, name: str, dataset: Dataset) -> Dataset:
-        if name not in self.lock:
-            raise self._problem(
-                ("data", name, "hub"), f"the commit of '{dataset.hub}' is not pinned; `make data` pins it"
-            )
-        return dataset.model_copy(update={"revision": self.lock[name]})
+        if self.pins is None or dataset.hub is None:
+            return dataset
+        if dataset.hub not in self.pins:
+            self._note(("data", name, "hub"), f"the commit of '{dataset.hub}' is not pinned yet; `make data` pins it")
+        return dataset.model_copy(update={"revision": self.pins.get(dataset.hub)})
 
     def _template(self, stage: str, name: str) -> dict[str, str]:
         path = chat_template(name, self.path)
         if path is None:
             key = ("stages", stage, "chat_template")
-            raise self._problem(
-                key, f"there is no chat template '{name}', beside the recipe or in recipes/chat_templates"
-            )
+            self._note(key, f"there is no chat template '{name}', beside the recipe or in recipes/chat_templates")
+            return {}
         return {str(path): self.digest(path)}
 
+    def _note(self, key: KeyPath, message: str) -> None:
+        self.problems.extend(self._problem(key, message).problems)
+
     def _problem(self, key: KeyPath, message: str) -> RecipeError:
-        file, line, column = self.position(key)
-        return RecipeError([Problem(file, line, column, dotted(key), message)])
+        return RecipeError([Problem(*self.position(key), dotted(key), message)])
 
 
 def dotted(key: KeyPath) -> str:

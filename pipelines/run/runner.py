@@ -124,15 +124,19 @@ class Runner:
                 self.console.cached(job.name)
                 return again.artifact
             inputs = {role: self._checked(source) for role, source in self.plan.sources(job).items()}
-            settings = light_settings() if job.kind in LIGHT_KINDS else self.door(job).settings
+            settings = self.settings(job)
             outcome = self._left_finished(job, inputs)
             if outcome is None:
                 self._check_disk(job)
-                outcome = self._work(job, inputs, settings, lock, self._why(found))
+                outcome = self.work(job, inputs, settings, lock, self._why(found))
             seconds = _seconds(self.store.workdir(job) / "record")
             artifact = self.store.publish(job, inputs, outcome["metrics"], _provenance(settings, seconds))
             self.console.done(job.name, seconds, artifact.metrics)
             return artifact
+
+    def settings(self, job: Job) -> LaunchSettings:
+        """How wide a job runs."""
+        return light_settings() if job.kind in LIGHT_KINDS else self.door(job).settings
 
     def _checked(self, source: Job) -> Artifact:
         """The artifact of an upstream job, every byte of which was read again in this run."""
@@ -158,10 +162,10 @@ class Runner:
         free = shutil.disk_usage(self.store.root).free
         if wanted and wanted > free:
             raise MachineError(
-                f"'{job.name}' needs about {wanted / 1e9:.1f} GB in {self.store.root}, which has {free / 1e9:.1f} GB free"
+                f"'{job.name}' needs about {wanted / 1e9:.1f} GB, and {self.store.root} has {free / 1e9:.1f} GB free"
             )
 
-    def _work(
+    def work(
         self, job: Job, inputs: Mapping[str, Artifact], settings: LaunchSettings, lock: int, reason: Reason | None
     ) -> dict[str, Any]:
         """Start the worker, show what it does, and read how it ended."""
@@ -175,15 +179,17 @@ class Runner:
         follower = self.console.follow(job.name, record)
         status = self._signals.wait(worker, follower.tick)
         follower.end()
-        outcome = _ended(job, workdir, status, asked=self._signals.asked)
+        outcome = ended(job, workdir, status, asked=self._signals.asked)
         attempt = {"begun": begun, "seconds": round(time.monotonic() - started, 3), "outcome": outcome["outcome"]}
         with (record / "attempts.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(attempt | {"num_processes": settings.num_processes}) + "\n")
+        return self.judged(job, workdir, outcome)
+
+    def judged(self, job: Job, workdir: Path, outcome: dict[str, Any]) -> dict[str, Any]:
+        """The outcome of a job that is done; Failed for any other."""
         if outcome["outcome"] != "done":
-            log = record / "log.txt"
-            raise Failed(
-                f"{job.name}: {outcome['message'].rstrip()}\n  log: {log}", outcome["outcome"], outcome["exit_code"]
-            )
+            message = f"{job.name}: {outcome['message'].rstrip()}\n  log: {workdir / 'record' / 'log.txt'}"
+            raise Failed(message, outcome["outcome"], outcome["exit_code"])
         return outcome
 
 
@@ -228,7 +234,7 @@ class _Signals:
             stop(self._worker)
 
 
-def _ended(job: Job, workdir: Path, status: int, *, asked: bool) -> dict[str, Any]:
+def ended(job: Job, workdir: Path, status: int, *, asked: bool) -> dict[str, Any]:
     """How a job ended, in the words of the rank that failed first."""
     outcomes = _outcomes(workdir)
     failed = [item for item in outcomes if item["outcome"] != "done"]
