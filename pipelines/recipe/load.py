@@ -99,8 +99,6 @@ def _locate(fault: Fault, tree: Node) -> Problem:
 def _tidy(problems: Sequence[Problem]) -> list[Problem]:
     """By place. What a stage takes over by `like` is told once, where it is written."""
     found: dict[tuple[str, int, int, str], Problem] = {}
-    for problem in sorted(
-        problems, key=lambda problem: (problem.file, problem.line, problem.column, len(problem.path))
-    ):
+    for problem in sorted(problems, key=lambda it: (it.file, it.line, it.column, len(it.path))):
         found.setdefault((problem.file, problem.line, problem.column, problem.message), problem)
     return list(found.values())

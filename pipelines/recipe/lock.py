@@ -18,14 +18,13 @@ def read_lock(recipe_path: Path) -> dict[str, dict[str, Any]]:
     path = lock_path(recipe_path)
     if not path.is_file():
         return {}
+    again = "remove it and run `make data` to pin the data again"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be read ({error}); remove it and run `make data` to pin the data again"
-        ) from None
+        raise DataError(f"{path} cannot be read ({error}); {again}") from None
     if not isinstance(found, dict) or not all(isinstance(entry, dict) for entry in found.values()):
-        raise DataError(f"{path} is no lock file; remove it and run `make data` to pin the data again")
+        raise DataError(f"{path} is no lock file; {again}")
     return found
 
 

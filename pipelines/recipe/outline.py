@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from pipelines.errors import KeyPath
-from pipelines.recipe.base import Section
+from pipelines.recipe.base import Reads, Section
 from pipelines.recipe.data import Dataset
 from pipelines.recipe.launch import Launch
 from pipelines.recipe.model import ModelConfig
@@ -98,9 +98,13 @@ def _section(cls: type[Section], tree: Node, path: KeyPath, broken: set[KeyPath]
     bad = {fault[len(path)] for fault in broken if len(fault) > len(path) and fault[: len(path)] == path}
     good = {name: _value(cls, name, values[name]) for name in cls.model_fields if name in values and name not in bad}
     nested = {name: _nested(cls, tree, (*path, name), broken) for name in bad if name in cls.model_fields}
-    built = cls.model_construct(**{name: value for name, value in (good | nested).items() if value is not UNKNOWN})
-    for name in bad | {name for name, value in good.items() if value is UNKNOWN}:
-        if nested.get(name, UNKNOWN) is UNKNOWN:
+    # Shares that do not sum to one still name datasets.
+    shares = {name: values[name] for name, _ in cls.marked(Reads) if isinstance(values.get(name), dict)}
+    mixed = {name: dict.fromkeys(names, 1.0) for name, names in shares.items() if name in bad}
+    found = good | nested | mixed
+    built = cls.model_construct(**{name: value for name, value in found.items() if value is not UNKNOWN})
+    for name in bad | set(good):
+        if found.get(name, UNKNOWN) is UNKNOWN:
             built.__dict__.pop(name, None)
     return built
 

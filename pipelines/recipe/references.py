@@ -1,4 +1,4 @@
-"""What no single section can see: whether stages, datasets, files and machines that a recipe names are there and fit."""
+"""What no single section can see: whether the stages, datasets, files and machines named are there and fit."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -338,5 +338,6 @@ def _fits_machine(name: str, stage: TrainStage, launch: Launch, own: Section | N
             ("stages", name, "global_batch_size"), f"{batch} is not a multiple of {parts} (launch: {file.path.stem})"
         )
     if file.mixed_precision and precision and file.mixed_precision != precision:
-        message = f"{precision}, but {file.path} says {file.mixed_precision}; precision is the stage's, so remove the line there"
+        says = f"{file.path} says {file.mixed_precision}"
+        message = f"{precision}, but {says}; precision is the stage's, so remove the line there"
         yield Fault(("stages", name, "mixed_precision"), message)

@@ -10,7 +10,8 @@ def closest(word: str, known: Iterable[str]) -> str | None:
     for candidate in known:
         slips = _slips(word.lower(), candidate.lower())
         likeness = difflib.SequenceMatcher(None, word.lower(), candidate.lower()).ratio()
-        if slips <= 1 or likeness >= 0.6:
+        begins = len(word) >= 3 and candidate.lower().startswith(word.lower())
+        if slips <= 1 or likeness >= 0.6 or begins:
             scored.append((slips, sorted(word) != sorted(candidate), -likeness, candidate))
     return min(scored)[-1] if scored else None
 
