@@ -1,16 +1,13 @@
-"""Local files as content: globs, files that travel with recipes, and a cache of digests such as git keeps."""
+"""Local files as content: what a job reads, and a cache of digests such as git keeps."""
 
 import hashlib
 import json
 import os
 import re
 import time
-from collections.abc import Iterable
-from glob import iglob
 from pathlib import Path
 
-SHIPPED = Path(__file__).parents[2] / "recipes"
-"""The project's own recipes folder, for files that are not beside the recipe."""
+from pipelines.recipe.paths import find
 
 _RACY_NANOSECONDS = 2_000_000_000
 """A file younger than this may still change without its time stamp changing, so it is not cached (git: racy)."""
@@ -56,35 +53,6 @@ class Digests:
         except OSError:
             return  # a read-only store is no reason to fail
         self._changed = False
-
-
-def expand(patterns: Iterable[str], folder: Path) -> dict[str, list[Path]]:
-    """Pattern -> the files it names, sorted; relative patterns start at `folder`."""
-    return {pattern: _expand_one(folder / pattern) for pattern in patterns}
-
-
-def _expand_one(pattern: Path) -> list[Path]:
-    if pattern.is_file():  # a name may hold `[` or `*` and still be a name
-        return [pattern]
-    found = sorted(iglob(str(pattern), recursive=True))  # noqa: PTH207  pathlib globs no absolute patterns
-    return [path for path in map(Path, found) if path.is_file()]
-
-
-def find(name: str, folder: str, ending: str, recipe: Path) -> Path | None:
-    """`<folder>/<name><ending>` beside the recipe, else among the project's own recipes."""
-    for root in (recipe.resolve().parent, SHIPPED):
-        path = root / folder / f"{name}{ending}"
-        if path.is_file():
-            return path
-    return None
-
-
-def chat_template(name: str, recipe: Path) -> Path | None:
-    """The file of a chat template: a shipped name, or a path relative to the recipe."""
-    beside = recipe.resolve().parent / name
-    if beside.is_file():
-        return beside
-    return find(name.removesuffix(".jinja"), "chat_templates", ".jinja", recipe)
 
 
 def task_files(name: str, recipe: Path) -> list[Path]:

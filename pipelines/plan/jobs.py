@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
@@ -12,10 +12,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from pipelines.errors import ArtifactError, KeyPath, Problem, RecipeError
-from pipelines.plan.files import chat_template, expand, format_of, task_files
+from pipelines.plan.files import format_of, task_files
+from pipelines.plan.pins import Pins
 from pipelines.recipe.base import ArtifactKind, Consumes, LocalFile, Reads, Section
 from pipelines.recipe.data import Dataset, Format
 from pipelines.recipe.model import ModelConfig
+from pipelines.recipe.paths import chat_template, expand
 from pipelines.recipe.root import Recipe
 from pipelines.recipe.stages import (
     REWARD_FUNCTIONS,
@@ -28,6 +30,7 @@ from pipelines.recipe.stages import (
     StageConfig,
     TokenizerStage,
 )
+from pipelines.recipe.tree import format_path
 
 
 class DataJob(StageConfig):
@@ -184,7 +187,7 @@ def make_plan(
     *,
     path: Path,
     digest: Digest,
-    pins: Mapping[str, str] | None = None,
+    pins: Pins | None = None,
     position: Position | None = None,
 ) -> Plan:
     """Derive data and tokens, expand evaluations, order, and give every job its inputs.
@@ -202,7 +205,7 @@ def make_plan(
 class _Planner:
     """Makes each job once, after the jobs it reads."""
 
-    def __init__(self, recipe: Recipe, path: Path, digest: Digest, pins: Mapping[str, str] | None, position: Position):
+    def __init__(self, recipe: Recipe, path: Path, digest: Digest, pins: Pins | None, position: Position):
         self.recipe, self.path, self.digest, self.pins, self.position = recipe, path, digest, pins, position
         self.jobs: dict[str, Job] = {}
         self.problems: list[Problem] = []
@@ -330,7 +333,8 @@ class _Planner:
             return dataset
         if dataset.hub not in self.pins:
             self._note(("data", name, "hub"), f"the commit of '{dataset.hub}' is not pinned yet; `make data` pins it")
-        return dataset.model_copy(update={"revision": self.pins.get(dataset.hub)})
+            return dataset
+        return dataset.model_copy(update={"revision": self.pins[dataset.hub]["revision"]})
 
     def _template(self, stage: str, name: str) -> dict[str, str]:
         path = chat_template(name, self.path)
@@ -344,12 +348,7 @@ class _Planner:
         self.problems.extend(self._problem(key, message).problems)
 
     def _problem(self, key: KeyPath, message: str) -> RecipeError:
-        return RecipeError([Problem(*self.position(key), dotted(key), message)])
-
-
-def dotted(key: KeyPath) -> str:
-    """`stages.evaluate.tasks[0].name`."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).lstrip(".")
+        return RecipeError([Problem(*self.position(key), format_path(key), message)])
 
 
 def _read(job: Job, share: float | None = None) -> Input:

@@ -13,11 +13,8 @@ from multiprocessing import forkserver, reduction
 from pathlib import Path
 from typing import Any, Protocol
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from pipelines.errors import MachineError
-from pipelines.plan.files import find
+from pipelines.recipe.accelerate_files import read_accelerate
 from pipelines.recipe.launch import Launch
 from pipelines.stages.base import LaunchSettings
 
@@ -80,37 +77,29 @@ def _short(part: str) -> str:
 
 def open_door(launch: Launch, precision: str, recipe: Path) -> Door:
     """Resolve launch settings and their Accelerate file."""
-    path = find(launch.config, "accelerate", ".yaml", recipe)
-    if path is None:
-        raise MachineError(f"launch: there is no recipes/accelerate/{launch.config}.yaml, nor one beside {recipe}")
-    try:
-        file = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, YAMLError) as error:
-        raise MachineError(f"{path}: {error}") from None
-    asked = str(file.get("mixed_precision", precision))
-    if asked != precision:
+    file = read_accelerate(launch.config, recipe)
+    if file.mixed_precision not in (None, precision):
         raise MachineError(
-            f"{path}: mixed_precision is {asked}, but the stage says {precision}; the stage decides, take the line out"
+            f"{file.path}: mixed_precision is {file.mixed_precision}, but the stage says {precision}, which decides; "
+            "take the line out of the file"
         )
-    on_cpu = bool(file.get("use_cpu", False))
-    processes = int(file.get("num_processes", 1))
     settings = LaunchSettings(
-        num_processes=processes,
-        num_machines=int(file.get("num_machines", 1)),
-        device="cpu" if on_cpu else "gpu",
-        threads=_cores(processes) if on_cpu else None,
+        num_processes=file.num_processes,
+        num_machines=file.num_machines,
+        device=file.device,
+        threads=_cores(file.num_processes // file.num_machines) if file.device == "cpu" else None,
         micro_batch_size=launch.micro_batch_size,
         checkpoint_every=launch.checkpoint_every,
         evaluate_every=launch.evaluate_every,
         activation_checkpointing=launch.activation_checkpointing,
     )
-    return Door(settings, path, precision)
+    return Door(settings, file.path, precision)
 
 
 def _cores(processes: int) -> int:
     """Threads for each of several processes on this machine."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, usable // processes)
+    return max(1, usable // max(1, processes))
 
 
 def worker_environment(settings: LaunchSettings, kind: str) -> dict[str, str]:

@@ -65,6 +65,8 @@ class Runner:
         needed = self._needed(targets, before)
         reasons = {name: reason for name in needed if (reason := self._why(before[name]))}
         self._refuse_costly(reasons)
+        self.store.root.mkdir(parents=True, exist_ok=True)
+        self.store.register(self.links.folder.parent)
         with self._signals.installed():
             self._warm_up([before[name].job for name in reasons])
             for job in self.plan.jobs:
@@ -112,7 +114,7 @@ class Runner:
             self.console.cached(job.name)
         assert found.artifact is not None
         self.found[job.name] = found
-        self.changed |= self.links.set(job.name, found.artifact)
+        self.changed |= self.links.point(job.name, found.artifact)
 
     def _make(self, job: Job, found: Found) -> Artifact:
         for source in self.plan.sources(job).values():
@@ -158,7 +160,6 @@ class Runner:
 
     def _check_disk(self, job: Job) -> None:
         wanted = estimate(self.plan, job).disk_bytes
-        self.store.root.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.store.root).free
         if wanted and wanted > free:
             raise MachineError(

@@ -21,6 +21,7 @@ State = Literal["absent", "partial", "complete", "damaged"]
 
 _BESIDE = ("output", "record")
 """What of a working folder becomes part of the artifact."""
+_RUNS = ".runs.json"
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,19 @@ class ArtifactStore:
         os.pwrite(descriptor, json.dumps(owner).encode(), 0)
         return descriptor
 
+    def register(self, run: Path) -> None:
+        """Remember a folder of links, so that cleaning from elsewhere spares what they point to."""
+        path, known = self.root / _RUNS, self.run_folders()
+        if run.resolve() not in known:
+            write_json(path, sorted(map(str, {*known, run.resolve()})))
+
+    def run_folders(self) -> set[Path]:
+        """Folders `runs/` that link into this store."""
+        try:
+            return {Path(path) for path in json.loads((self.root / _RUNS).read_text(encoding="utf-8"))}
+        except (OSError, ValueError, TypeError):
+            return set()
+
     def artifacts(self) -> list[Path]:
         """Every folder that was published, whole or damaged."""
         if not self.root.is_dir():
@@ -214,7 +228,7 @@ class Links:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def set(self, name: str, artifact: Artifact) -> bool:
+    def point(self, name: str, artifact: Artifact) -> bool:
         """Point a name at an artifact, replacing what it pointed at in one step. Says whether that was new."""
         self.folder.mkdir(parents=True, exist_ok=True)
         link = self.folder / name

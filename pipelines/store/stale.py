@@ -8,8 +8,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipelines.errors import KeyPath
-from pipelines.plan.jobs import Job, dotted
+from pipelines.plan.jobs import Job
 from pipelines.recipe.base import Section
+from pipelines.recipe.tree import format_path
 from pipelines.store.artifacts import Found
 
 COSTLY_SECONDS = 600
@@ -85,7 +86,7 @@ def _values(old: Job, new: Job, position: Position) -> Iterator[str]:
             if _at(was, path) != _at(now, path):
                 place = key + (path[1:] if new.kind == "data" else path)
                 change = f"{_shown(_dump(before), path)} → {_shown(_dump(after), path)}"
-                yield f"{dotted(place)} {change} ({_where(place, position)})"
+                yield f"{format_path(place)} {change} ({_where(place, position)})"
     if old.seed != new.seed:
         own = getattr(new.config, "seed", None) is not None
         place = ("stages", new.stage, "seed") if own else ("seed",)

@@ -1,0 +1,300 @@
+"""The verbs, one function each. Imports wait until a verb needs them: looking at a recipe must feel instant."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.errors import PipelineError, RecipeError, Stopped
+from pipelines.recipe.stages import STAGE_KINDS
+
+if TYPE_CHECKING:
+    from pipelines.plan.jobs import Job, Plan
+    from pipelines.recipe.load import LoadedRecipe
+    from pipelines.run.console import Console
+    from pipelines.run.launcher import Door
+    from pipelines.run.runner import Runner
+    from pipelines.store.artifacts import ArtifactStore, Links
+
+RUNS = Path("runs")
+"""Readable links and reports, below the current folder."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb. Returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return VERBS.get(options.verb, stage)(options)
+    except PipelineError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to go on", file=sys.stderr)
+        return Stopped.exit_code
+    except BrokenPipeError:  # `plan | head`
+        sys.stderr.close()
+        return 0
+
+
+def check(options: argparse.Namespace) -> int:
+    """Every mistake in the recipe, with its place."""
+    from pipelines.recipe.load import find_problems
+
+    problems = find_problems(options.recipe, options.set)
+    if options.json:
+        fields = ("file", "line", "column", "path", "message")
+        _print_json({"problems": [{name: getattr(problem, name) for name in fields} for problem in problems]})
+    elif problems:
+        print(RecipeError(problems), file=sys.stderr)
+    else:
+        print(f"{options.recipe}: no problems")
+    return RecipeError.exit_code if problems else 0
+
+
+def plan(options: argparse.Namespace) -> int:
+    """What would run, and why."""
+    from pipelines.run.outlook import as_json, as_text, outlook
+
+    work = _Work(options)
+    rows = outlook(work.plan, work.store, work.links, work.loaded.place)
+    if options.json:
+        _print_json(as_json(work.plan, rows))
+    else:
+        print(as_text(work.plan, rows))
+    return 0
+
+
+def show(options: argparse.Namespace) -> int:
+    """The whole recipe, with each value's origin."""
+    from pipelines.recipe.show import show_json, show_recipe
+
+    loaded = _load(options)
+    if options.json:
+        _print_json(show_json(loaded))
+    else:
+        print(show_recipe(loaded))
+    return 0
+
+
+def run(options: argparse.Namespace) -> int:
+    """What the recipe has not finished yet, then the report."""
+    work = _Work(options)
+    if options.stage:
+        work.runner.run(work.plan.named(options.stage))
+        return 0
+    work.runner.run(work.plan.jobs)
+    names = {job.name for job in work.plan.jobs}
+    work.links.keep_only(names)
+    if work.runner.changed or not (work.links.folder / "report.json").exists():
+        return report(options, work)
+    work.console.say(f"nothing to run; the report is {work.links.folder / 'report.html'}")
+    return 0
+
+
+def stage(options: argparse.Namespace) -> int:
+    """One kind of stage, and what it needs."""
+    from pipelines.run.in_place import InPlaceRunner, is_launched
+
+    work = _Work(options)
+    targets = work.plan.named(options.verb)
+    if is_launched():
+        return work.make_runner(InPlaceRunner).run_here(targets)
+    work.runner.run(targets)
+    return 0
+
+
+def data(options: argparse.Namespace) -> int:
+    """Every dataset, fetched, checked and split; pins the commits of Hub data first."""
+    from pipelines.plan.pins import pin
+
+    loaded = _load(options)
+    pin(loaded.recipe, loaded.path)
+    work = _Work(options, loaded)
+    work.runner.run([job for job in work.plan.jobs if job.kind == "data"])
+    return 0
+
+
+def report(options: argparse.Namespace, work: "_Work | None" = None) -> int:
+    """Write the report from what is finished."""
+    from pipelines.report.collect import write_report
+
+    work = work or _Work(options)
+    work.links.folder.mkdir(parents=True, exist_ok=True)
+    page = write_report(work.plan, work.store, work.links.folder)
+    if options.json:
+        print((work.links.folder / "report.json").read_text(encoding="utf-8"))
+    else:
+        work.console.say(f"report: {page}")
+    return 0
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Compare every finished file with its manifest."""
+    from pipelines.store.artifacts import ArtifactStore
+    from pipelines.store.durable import Damaged
+    from pipelines.store.durable import verify as verify_folder
+
+    if options.recipe:
+        work = _Work(options)
+        folders = [path for job in work.plan.jobs if (path := work.store.path(job)).exists()]
+    else:
+        folders = ArtifactStore(options.store).artifacts()
+    faults = {}
+    for folder in dict.fromkeys(folders):
+        try:
+            verify_folder(folder)
+        except Damaged as error:
+            faults[folder.name] = str(error)
+    if options.json:
+        _print_json({"checked": len(folders), "damaged": faults})
+    else:
+        for fault in faults.values():
+            print(fault, file=sys.stderr)
+        print(f"{len(folders)} artifacts read, {len(faults)} damaged" + ("; delete and run again" if faults else ""))
+    return 3 if faults else 0
+
+
+def clean(options: argparse.Namespace) -> int:
+    """Remove unfinished work, and artifacts that no run points to."""
+    from pipelines.store.clean import remove, unused
+
+    folders = unused(options.store.resolve(), RUNS.resolve())
+    if not folders:
+        print("nothing to remove")
+        return 0
+    for folder in folders:
+        print(folder)
+    if not options.yes:
+        if not sys.stdin.isatty():
+            print("nothing was removed; --yes removes them", file=sys.stderr)
+            return 0
+        if input(f"remove these {len(folders)} folders? [y/N] ").strip().lower() not in ("y", "yes"):
+            return 0
+    freed = remove(folders, options.store.resolve())
+    print(f"removed {len(folders)} folders, {freed / 1e6:,.1f} MB")
+    return 0
+
+
+def schema(options: argparse.Namespace) -> int:
+    """JSON Schema of recipes, for editors."""
+    from pipelines.recipe.schema import recipe_schema
+
+    _print_json(recipe_schema())
+    return 0
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "check": check,
+    "plan": plan,
+    "show": show,
+    "run": run,
+    "report": report,
+    "verify": verify,
+    "clean": clean,
+    "schema": schema,
+    "data": data,
+}
+
+
+class _Work:
+    """A recipe with its plan, its store and whatever runs it, made as far as a verb asks for them."""
+
+    def __init__(self, options: argparse.Namespace, loaded: "LoadedRecipe | None" = None):
+        self.options = options
+        self.loaded = loaded or _load(options)
+
+    @cached_property
+    def plan(self) -> "Plan":
+        from pipelines.plan.files import Digests
+        from pipelines.plan.jobs import make_plan
+        from pipelines.recipe.lock import read_lock
+
+        digests = Digests(self.options.store / ".digests.json")
+        path = self.loaded.path
+        made = make_plan(
+            self.loaded.recipe, path=path, digest=digests, pins=read_lock(path), position=self.loaded.place
+        )
+        digests.save()
+        return made
+
+    @cached_property
+    def store(self) -> "ArtifactStore":
+        from pipelines.store.artifacts import ArtifactStore
+
+        return ArtifactStore(self.options.store)
+
+    @cached_property
+    def links(self) -> "Links":
+        from pipelines.store.artifacts import Links
+
+        return Links(RUNS / self.loaded.recipe.name)
+
+    @cached_property
+    def console(self) -> "Console":
+        from pipelines.run.console import Console
+
+        return Console(quiet=self.options.json)
+
+    @cached_property
+    def runner(self) -> "Runner":
+        from pipelines.run.runner import Runner
+
+        return self.make_runner(Runner)
+
+    def make_runner(self, kind: type) -> Any:
+        return kind(
+            self.plan,
+            self.store,
+            self.links,
+            door=self._door,
+            position=self.loaded.place,
+            console=self.console,
+            rebuild=self.options.rebuild,
+        )
+
+    def _door(self, job: "Job") -> "Door":
+        from pipelines.run.launcher import open_door
+
+        launch = self.loaded.recipe.launch.of(job.stage)
+        if self.options.launch:
+            launch = launch.model_copy(update={"config": self.options.launch})
+        return open_door(launch, getattr(job.config, "mixed_precision", "no"), self.loaded.path)
+
+
+def _load(options: argparse.Namespace) -> "LoadedRecipe":
+    from pipelines.recipe.load import load_recipe
+
+    return load_recipe(options.recipe, options.set)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sourdough", description="Language models from scratch, from one recipe.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
+    for name, function in VERBS.items():
+        _add_options(verbs.add_parser(name, help=function.__doc__, description=function.__doc__), name)
+    for kind in STAGE_KINDS:
+        about = f"The {kind} stages, and what they need."
+        _add_options(verbs.add_parser(kind, help=about, description=about), kind)
+    return parser
+
+
+def _add_options(parser: argparse.ArgumentParser, verb: str) -> None:
+    parser.add_argument("--json", action="store_true", help="for machines")
+    if verb in ("clean", "schema"):
+        parser.add_argument("--store", type=Path, default=Path("artifacts"), help="where finished work is kept")
+        parser.add_argument("--yes", action="store_true", help="remove without asking")
+        return
+    parser.add_argument("recipe", type=Path, nargs="?" if verb == "verify" else None, help="recipes/demo.yaml")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="wins over the file")
+    parser.add_argument("--launch", metavar="NAME", help="a file of recipes/accelerate, instead of the recipe's own")
+    parser.add_argument("--store", type=Path, default=Path("artifacts"), help="where finished work is kept")
+    parser.add_argument("--rebuild", action="store_true", help="also make again what was costly to make")
+    if verb == "run":
+        parser.add_argument("--stage", metavar="NAME", help="only this stage, and what it needs")
