@@ -1,0 +1,76 @@
+"""A trained model as a folder that loads anywhere: weights, code, tokenizer, stop tokens; read back once written."""
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from transformers import GenerationConfig, PreTrainedModel
+
+from pipelines.errors import Diverged
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "info.json",
+)
+
+
+def save_model(model: PreTrainedModel, tokenizer_folder: Path, output: Path) -> None:
+    """Write `model` and its tokenizer into `output`; the main process writes, all wait for it.
+
+    The folder is read back and must give the same numbers, bit for bit."""
+    state = PartialState()
+    if state.is_main_process:
+        _refuse_non_finite(model)
+        _write(model, tokenizer_folder, output)
+        _read_back(model, output)
+    state.wait_for_everyone()
+
+
+def _refuse_non_finite(model: PreTrainedModel) -> None:
+    bad = [name for name, weight in model.named_parameters() if not bool(weight.isfinite().all())]
+    if bad:
+        raise Diverged(f"{', '.join(bad[:4])}: not all finite numbers; nothing was saved")
+
+
+def _write(model: PreTrainedModel, tokenizer_folder: Path, output: Path) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    info = json.loads((tokenizer_folder / "info.json").read_text(encoding="utf-8"))
+    before, model.config.use_cache = model.config.use_cache, True  # trainers switch it off
+    try:
+        if model.can_generate():
+            model.generation_config = GenerationConfig(
+                bos_token_id=info["bos_id"], eos_token_id=list(info["stop_ids"]), pad_token_id=info["pad_id"]
+            )
+        model.save_pretrained(output)
+    finally:
+        model.config.use_cache = before
+    for name in _present(tokenizer_folder, TOKENIZER_FILES):
+        shutil.copyfile(tokenizer_folder / name, output / name)
+
+
+def _present(folder: Path, names: Iterable[str]) -> list[str]:
+    return [name for name in names if (folder / name).exists()]
+
+
+@torch.no_grad()
+def _read_back(model: PreTrainedModel, output: Path) -> None:
+    """Tied heads, buffers and names can be lost on the way to the disk; then these logits differ."""
+    again, loading = type(model).from_pretrained(output, dtype=model.dtype, output_loading_info=True)
+    odd = {name: sorted(keys) for name, keys in loading.items() if keys}
+    if odd:
+        raise RuntimeError(f"{output} does not hold the model that was saved: {odd}")
+    device = next(model.parameters()).device
+    ids = torch.arange(16).reshape(4, 4) % model.config.vocab_size
+    was_training = model.training
+    model.eval()
+    forward = type(model).forward  # not a trainer's wrapped one: autocast would round
+    logits = forward(model, input_ids=ids.to(device), attention_mask=torch.ones_like(ids).to(device)).logits.cpu()
+    model.train(was_training)
+    if not torch.allclose(logits, again.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits, atol=1e-4):
+        raise RuntimeError(f"{output}: the saved model gives other logits than the trained one")

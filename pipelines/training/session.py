@@ -1,0 +1,108 @@
+"""The course of every training stage: rows mixed, steps counted, trained, scored, saved, told in numbers."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import nn
+from transformers import PreTrainedModel
+
+from pipelines.data.collate import RowCount
+from pipelines.data.schedule import GroupedByLength, Order, mixed
+from pipelines.recipe.stages import FromModelStage
+from pipelines.stages.base import StageContext
+from pipelines.training.arguments import num_steps
+from pipelines.training.exact import Exact, ExactTrainerMixin
+from pipelines.training.inputs import Source, identity
+from pipelines.training.optim import OptimSettings
+from pipelines.training.saving import save_model
+from pipelines.training.sentinel import METRICS, read_metrics
+
+FINAL_STEPS = 50
+"""`final_loss` is the mean over the last lines of metrics.jsonl, so many or a tenth of them."""
+
+
+@dataclass
+class Clock:
+    """Where the time of a stage went."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    _since: float = field(default_factory=time.perf_counter)
+
+    def lap(self, part: str) -> None:
+        now = time.perf_counter()
+        self.seconds[f"seconds_{part}"] = round(now - self._since, 3)
+        self._since = now
+
+
+def examples_schedule(ctx: StageContext, rows: Any, mix: Sequence[Source]) -> tuple[Order, int]:
+    """Order of the rows, grouped by length, and optimizer steps, for stages whose shares are of examples."""
+    config: Any = ctx.job.config
+    steps = num_steps(
+        config.duration,
+        rows=len(rows),
+        tokens_per_row=float(np.mean(rows.lengths)),
+        global_batch_size=config.global_batch_size,
+    )
+    order = mixed(rows.sizes, [source.share for source in mix], ctx.job.seed)
+    grouped = GroupedByLength(
+        order, rows.longest, batch_size=config.global_batch_size, num_batches=steps, seed=ctx.job.seed
+    )
+    return grouped, steps
+
+
+def exact_run(
+    ctx: StageContext, schedule: Order, evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None
+) -> Exact:
+    """How the trainer of this job is made exact."""
+    return Exact(
+        seed=ctx.job.seed,
+        checkpoint_every=ctx.launch.checkpoint_every,
+        identity=identity(ctx),
+        optim=OptimSettings.of(ctx.job.config),
+        schedule=schedule,
+        record=ctx.record,
+        evaluate_every=ctx.launch.evaluate_every,
+        evaluate=evaluate,
+    )
+
+
+def finish(ctx: StageContext, trainer: ExactTrainerMixin, model: PreTrainedModel, clock: Clock) -> dict[str, Any]:
+    """Train to the end (or raise Stopped), score the holdout, save, and say how it went."""
+    clock.lap("preparing")
+    trainer.train_or_stop()
+    clock.lap("training")
+    scores = dict(trainer.exact.evaluate(model)) if trainer.exact.evaluate else {}
+    clock.lap("scoring")
+    save_model(model, ctx.inputs.get("tokenizer", ctx.inputs.get("model")), ctx.output)
+    clock.lap("saving")
+    return {**_course(ctx, trainer), "parameters": model.num_parameters(), **scores, **clock.seconds}
+
+
+def _course(ctx: StageContext, trainer: ExactTrainerMixin) -> dict[str, Any]:
+    log = trainer.metrics_log
+    course = {
+        "steps": trainer.state.global_step,
+        "tokens": log.tokens,
+        "tokens_per_second": round(log.tokens_per_second, 1),
+    }
+    losses = [line["loss"] for line in read_metrics(ctx.record / METRICS) if "loss" in line]
+    if losses:
+        last = losses[-max(1, min(FINAL_STEPS, len(losses) // 10)) :]
+        course |= {"first_loss": losses[0], "final_loss": sum(last) / len(last)}
+    return course
+
+
+def checked_counts(
+    counts: Sequence[RowCount], mix: Sequence[Source], config: FromModelStage, max_length: int
+) -> dict[str, int]:
+    """Metrics of what became of the rows, in sum and per dataset; DataError when too many were dropped."""
+    metrics: dict[str, int] = {}
+    for count, source in zip(counts, mix, strict=True):
+        count.check(source.name, max_dropped=config.max_dropped, max_length=max_length)
+        for name, value in count.metrics().items():
+            metrics[name] = metrics.get(name, 0) + value
+            metrics[f"source_{source.name}_{name}"] = value
+    return metrics
