@@ -113,6 +113,9 @@ class ExactTrainerMixin:
 
     # what a subclass may say differently
 
+    first_step_must_move = True
+    """Whether a first step that changes nothing is an error. Where rewards are drawn, it may just have found none."""
+
     @property
     def steps_per_rollout(self) -> int:
         """Checkpoints fall only on multiples of this."""
@@ -264,7 +267,7 @@ class _Flow(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):  # after prepare(), before the first batch
         if self.trainer._resume_from is not None:
             self.trainer._restore(self.trainer._resume_from)
-        else:
+        elif self.trainer.first_step_must_move:
             self._first = FirstStep(self.trainer.model)
         self.trainer.metrics_log.restart_clock()
 
