@@ -36,7 +36,7 @@ class Dataset(Section):
     """Split of a Hub dataset."""
     revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
     """Commit of a Hub dataset, 40 hex digits; taken from `<recipe>.lock` unless written here."""
-    columns: dict[str, str] = {}
+    columns: dict[str, str] = {}  # noqa: RUF012  pydantic copies it
     """Our column name -> the name it has in the data: `{text: content}`, `{prompt: question, completion: answer}`."""
     separator: Literal["file", "line", "blank_line"] | None = None
     """What ends a document in a .txt file: the file, each line, or an empty line. Default: file."""

@@ -1,5 +1,6 @@
 """The layers of a recipe laid over each other: its parent (`extends`), the file, `--set`, stages `like` others."""
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,6 +12,7 @@ from pipelines.recipe.tree import Node, Place, Unreadable, format_path, read_tre
 from pipelines.recipe.words import closest, did_you_mean, is_typo
 
 SET = "--set"
+NAME = "the stage's name"
 
 
 def read_layers(path: Path, overrides: Sequence[str], problems: list[Problem]) -> tuple[Node, tuple[str, ...]]:
@@ -41,7 +43,7 @@ def _with_parent(path: Path, tree: Node, problems: list[Problem]) -> Node:
     if not isinstance(node.value, str):
         problems.append(Problem(*node.place, "extends", "needs one file name, relative to this file"))
         return top
-    parent = path.parent / node.value
+    parent = Path(os.path.normpath(path.parent / node.value))
     if not parent.is_file():
         raise Unreadable(*problems, Problem(*node.place, "extends", f"there is no file {parent}"))
     base = read_tree(parent, problems)
@@ -226,7 +228,7 @@ class _Expansion:
         if kind is None and "kind" not in own:
             if name not in STAGE_KINDS:
                 return self._report(node.key, name, _no_kind(name))
-            kind = Node(name, node.key, node.key, via="the stage's name")
+            kind = Node(name, node.key, node.key, via=NAME)
         via = f"like {like.value}" if like else node.via
         return replace(node, value=own | {"kind": kind or own["kind"]}, via=via)
 

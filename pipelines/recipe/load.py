@@ -7,11 +7,12 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from pipelines.errors import KeyPath, Problem, RecipeError
-from pipelines.recipe.layers import SET, read_layers
+from pipelines.recipe.layers import NAME, SET, read_layers
 from pipelines.recipe.model import STYLES
 from pipelines.recipe.outline import outline_of, outline_of_whole
 from pipelines.recipe.references import Fault, find_wrong_references
 from pipelines.recipe.root import Recipe
+from pipelines.recipe.sections import section_at
 from pipelines.recipe.tree import Node, Place, Unreadable, format_path
 
 
@@ -31,12 +32,17 @@ class LoadedRecipe:
     def origin(self, path: KeyPath) -> str:
         """Where a value comes from: `recipes/demo.yaml:31`, `--set`, `like dpo at ...`, `style gpt2`, `default`."""
         node, reached = self.tree.nearest(path)
-        if reached != path and isinstance(node.value, dict):
+        if reached != path and self._is_unwritten(node, path, reached):
             return self._unwritten(node, path)
-        if node.via == SET:
-            return SET
+        if node.via == SET or node.via == NAME:
+            return node.via
         at = f"{node.place.file}:{node.place.line}"
         return f"{node.via} at {at}" if node.via else at
+
+    def _is_unwritten(self, node: Node, path: KeyPath, reached: KeyPath) -> bool:
+        """Of a section written short, as its bare name or kind, only that field is written."""
+        short = path[len(reached)] in ("name", "config", "kind")
+        return isinstance(node.value, dict) or (not short and section_at(reached, self.tree) is not None)
 
     def _unwritten(self, node: Node, path: KeyPath) -> str:
         style = node.child("style")

@@ -195,7 +195,7 @@ class _Builder:
 
     def _scalar(self, event: ScalarEvent, path: KeyPath, here: Place, key: Place | None) -> Node:
         quoted = event.style is not None or event.tag is not None
-        value = event.value if quoted else _plain_scalar(event.value)
+        value = event.value if quoted else plain_scalar(event.value)
         if isinstance(value, str) and _SURROGATE.search(value):
             self._refuse(event, path, "a lone surrogate (\\ud800 to \\udfff) is no character")
             return Node(None, here, key or here, refused=True)
@@ -283,7 +283,7 @@ _WORDS: dict[str, Scalar] = {
 _MAX_DIGITS = 40
 
 
-def _plain_scalar(text: str) -> Scalar:
+def plain_scalar(text: str) -> Scalar:
     """YAML 1.2's core words, and numbers as people write them (`1e-5`, `10_000`); all else is text, dates too."""
     if text in _WORDS:
         return _WORDS[text]
