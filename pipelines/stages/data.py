@@ -175,7 +175,7 @@ class _Account:
 class _Rows:
     """Writes rows of one split into parquet files of a bounded size."""
 
-    BATCH_ROWS, BATCH_BYTES, FILE_BYTES = 10_000, 64 << 20, 1 << 30
+    BATCH_ROWS, BATCH_BYTES, FILE_BYTES = 10_000, 16 << 20, 1 << 30
 
     def __init__(self, folder: Path, split: str, format: str):
         self.folder, self.split, self.format = folder, split, format
