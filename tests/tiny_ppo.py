@@ -84,7 +84,7 @@ def trainer(
         reward=reward,
         settings=chosen,
         args=args,
-        rows=PromptRows([table(folder / "prompts", rows or prompts())]),
+        rows=PromptRows([table(folder / "prompts", rows or prompts())], most_tokens=32),
         exact=Exact(
             seed=7,
             checkpoint_every=1,

@@ -6,6 +6,7 @@ equal for every number of processes."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from pipelines.recipe.stages import PpoStage
 from pipelines.training import ppo_losses
 from pipelines.training.exact import Exact, ExactTrainerMixin
 from pipelines.training.generation import batch_rows, left_padded, noise, sample, unpadded
-from pipelines.training.rollouts import PromptRows, Rollout, joined, require_finite, with_advantages
+from pipelines.training.rollouts import Prompt, Rollout, joined, require_finite, with_advantages
 from pipelines.training.scoring import Reward
 
 MOST_LOGITS = 1 << 25
@@ -106,9 +107,27 @@ def chosen_logps(policy: PreTrainedModel, states: Tensor, targets: Tensor, *, te
     return torch.cat(parts)
 
 
+@contextmanager
+def without_dropout(model: PreTrainedModel) -> Iterator[None]:
+    """Every dropout of the model is zero; afterwards it is again what it was."""
+    before = []
+    for owner in (model.config, *model.modules()):
+        names = [name for name in vars(owner) if name.endswith(("dropout", "pdrop"))]
+        for name in ["p"] if isinstance(owner, nn.Dropout) else names:
+            if isinstance(getattr(owner, name), float):
+                before.append((owner, name, getattr(owner, name)))
+                setattr(owner, name, 0.0)
+    try:
+        yield
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)
+
+
 class PPOTrainer(ExactTrainerMixin, Trainer):
     """Rows are prompts; an optimizer step takes completions of the current rollout."""
 
+    first_step_must_move = False  # a first rollout may find no reward at all
     loss_is_scaled_for_ga = True  # compute_loss divides by the tokens of the whole optimizer step
 
     def __init__(
@@ -119,7 +138,7 @@ class PPOTrainer(ExactTrainerMixin, Trainer):
         reward: Reward,
         settings: PPOSettings,
         args: TrainingArguments,
-        rows: PromptRows,
+        rows: Sequence[Prompt],
         exact: Exact,
     ):
         self.settings, self.reward = settings, reward
@@ -148,6 +167,11 @@ class PPOTrainer(ExactTrainerMixin, Trainer):
     def get_train_dataloader(self) -> "_RolloutLoader":
         """Not prepared by accelerate, whose loaders fetch one batch ahead of the optimizer."""
         return _RolloutLoader(self)
+
+    def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
+        """Without dropout: it would make the updated policy another one than that which drew the completions."""
+        with without_dropout(self._policy().policy):
+            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     # which rows, in which order
 
@@ -179,11 +203,10 @@ class PPOTrainer(ExactTrainerMixin, Trainer):
     def roll_out(self, number: int) -> Rollout:
         """The whole rollout, alike on every process."""
         rows = self.prompts_of(number)
-        mine = self.complete_and_score(self.rows, rows, number, self._policy())
-        require_finite(mine["scores"], rows)
-        settings = self.settings
+        rollout, settings = self._complete_and_score([self.rows[row] for row in rows.tolist()], number), self.settings
+        require_finite(rollout.scores, rows)
         return with_advantages(
-            Rollout(**mine),
+            rollout,
             kl_coef=settings.kl_coef,
             missing_eos_penalty=settings.missing_eos_penalty,
             whiten_rewards=settings.whiten_rewards,
@@ -195,25 +218,21 @@ class PPOTrainer(ExactTrainerMixin, Trainer):
         return self.accelerator.unwrap_model(self.model)
 
     @torch.no_grad()
-    def complete_and_score(
-        self, prompts: PromptRows, rows: np.ndarray, number: int, model: ActorCritic
-    ) -> dict[str, Tensor]:
-        """What a Rollout holds before advantages, of these rows of `prompts`, gathered from all processes."""
-        examples = [prompts[row] for row in rows.tolist()]
-        share = len(rows) // self.args.world_size
-        size = _largest_divisor(share, batch_rows(self.args.device))
-        longest = max(len(ids) for ids, _ in examples)
-        first = self.args.process_index * share
+    def _complete_and_score(self, prompts: Sequence[Prompt], number: int) -> Rollout:
+        """Everything but advantages, gathered from all processes."""
+        share = len(prompts) // self.args.world_size
+        first, size = self.args.process_index * share, _largest_divisor(share, batch_rows(self.args.device))
+        longest, model = max(len(ids) for ids, _ in prompts), self._policy().eval()
         parts = [
-            self._part(examples[start : start + size], range(start, start + size), number, longest, model.eval())
+            self._part(prompts[start : start + size], range(start, start + size), number, longest, model)
             for start in range(first, first + share, size)
         ]
         mine = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        return {name: self.accelerator.gather(tensor.contiguous()) for name, tensor in mine.items()}
+        return Rollout(**{name: self.accelerator.gather(tensor.contiguous()) for name, tensor in mine.items()})
 
     def _part(
         self,
-        examples: Sequence[tuple[list[int], dict[str, Any]]],
+        examples: Sequence[Prompt],
         places: range,
         number: int,
         longest: int,

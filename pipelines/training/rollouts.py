@@ -2,47 +2,76 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from torch import Tensor
+from transformers import PreTrainedModel
 
+from pipelines.data.collate import RowCount
 from pipelines.data.tokens import TokenTable
 from pipelines.errors import DataError, Diverged
 from pipelines.training import ppo_losses
+from pipelines.training.generation import batch_rows, left_padded, noise, sample, unpadded
+from pipelines.training.holdout import in_order
+from pipelines.training.scoring import Reward
+
+HELD_OUT = -1
+"""The rollout's number in the keys of numbers for held-out prompts: training's start at 0."""
+
+
+Prompt = tuple[list[int], dict[str, Any]]
+"""Ids, and the other columns of the row, for the reward."""
 
 
 class PromptRows:
-    """Prompts of one or several tables, numbered through, as (ids, columns); `kept` says which rows of each table."""
+    """Prompts of several tables that leave room for a completion, numbered through, as (ids, columns)."""
 
-    def __init__(self, tables: Sequence[TokenTable], kept: Sequence[np.ndarray] | None = None):
-        self.tables = list(tables)
-        self._kept = [np.arange(len(table)) for table in tables] if kept is None else list(kept)
-        self.sizes = [len(rows) for rows in self._kept]
+    def __init__(self, tables: Sequence[TokenTable], *, most_tokens: int):
+        self.counts, self._tables, self._kept, self._most_tokens = [], list(tables), [], most_tokens
+        for table in tables:
+            rows = np.flatnonzero(table.lengths("prompt_ids") <= most_tokens)
+            self._kept.append(rows)
+            count = RowCount(rows_in=len(table), rows_used=len(rows), dropped_overlong=len(table) - len(rows))
+            self.counts.append(count)
         self._starts = np.cumsum([0, *self.sizes])
+
+    def check(self, names: Sequence[str], *, max_dropped: float) -> dict[str, int]:
+        """Metrics of what became of the rows, in sum and per dataset; DataError where too many prompts are too long."""
+        metrics = dict.fromkeys(("rows_in", "rows_used", "dropped_overlong"), 0)
+        for name, count in zip(names, self.counts, strict=True):
+            if not count.rows_used or count.dropped > max_dropped * count.rows_in:
+                raise DataError(
+                    f"{name}: {count.dropped} of {count.rows_in} prompts are longer than {self._most_tokens} tokens, "
+                    f"which max_length leaves beside max_completion_length, and allowed are {max_dropped:.2%}; raise "
+                    "max_length, lower max_completion_length, or raise max_dropped"
+                )
+            for figure in metrics:
+                metrics[figure] += getattr(count, figure)
+            metrics |= {f"source_{name}_{figure}": getattr(count, figure) for figure in ("rows_in", "rows_used")}
+        return metrics
+
+    @property
+    def sizes(self) -> list[int]:
+        """Rows of each table."""
+        return [count.rows_used for count in self.counts]
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def __getitem__(self, number: int) -> tuple[list[int], dict[str, Any]]:
+    def __getitem__(self, number: int) -> Prompt:
         which = int(np.searchsorted(self._starts, number, side="right")) - 1
-        row, table = int(self._kept[which][number - self._starts[which]]), self.tables[which]
-        columns = table.row(row)["columns"]
-        columns = json.loads(columns) if isinstance(columns, str) else columns
-        return table.ids("prompt_ids", row).tolist(), {name: columns[name] for name in columns if name != "prompt"}
-
-
-def fitting_rows(table: TokenTable, most: int) -> np.ndarray:
-    """Rows whose prompt has at most so many tokens."""
-    return np.flatnonzero(table.lengths("prompt_ids") <= most)
+        table, row = self._tables[which], int(self._kept[which][number - self._starts[which]])
+        return table.ids("prompt_ids", row).tolist(), json.loads(table.value("columns", row))
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """Completions with their prompts before them, padded on the right; (completions, tokens) are the new tokens only."""
+    """Completions with their prompts before them, padded on the right; `tokens` are the new ones only."""
 
     ids: Tensor
     """(completions, prompt and new tokens): each row's prompt, then its completion, then padding."""
@@ -132,13 +161,34 @@ def with_advantages(
     return replace(rollout, advantages=ppo_losses.whiten(advantages, rollout.is_token), returns=returns)
 
 
-def dropped_too_long(name: str, dropped: int, rows: int, *, most: int, max_dropped: float) -> None:
-    """Raise DataError where more than the allowed share of prompts is too long."""
-    if dropped == rows or dropped / rows > max_dropped:
-        raise DataError(
-            f"{name}: {dropped} of {rows} prompts are longer than {most} tokens, what max_length leaves beside "
-            f"max_completion_length; raise max_length, shorten max_completion_length, or raise max_dropped ({max_dropped})"
-        )
-
-
-Metrics = Mapping[str, float]
+def held_out_scores(
+    model: PreTrainedModel,
+    prompts: Sequence[Prompt],
+    reward: Reward,
+    *,
+    max_new_tokens: int,
+    stop_ids: Sequence[int],
+    pad_id: int,
+    temperature: float,
+    seed: int,
+) -> list[float]:
+    """One score per prompt, of a completion drawn with the prompt's own numbers: the same before and after training,
+    so that the two can be compared by pairs. Batches are the same for every number of processes, which take turns."""
+    state, size, parts = PartialState(), batch_rows(model.device), []
+    for start in range(0, len(prompts), size):
+        if start // size % state.num_processes == state.process_index:
+            some = prompts[start : start + size]
+            ids, is_token = left_padded([ids for ids, _ in some], pad_id)
+            numbers = noise(seed, HELD_OUT, range(start, start + len(some)), max_new_tokens)
+            tokens, is_new = sample(
+                model,
+                ids.to(model.device),
+                is_token.to(model.device),
+                numbers,
+                stop_ids=stop_ids,
+                pad_id=pad_id,
+                temperature=temperature,
+            )
+            scores = reward([ids for ids, _ in some], unpadded(tokens, is_new), [columns for _, columns in some])
+            parts.append((start, scores))
+    return [score for scores in in_order(parts) for score in scores]
