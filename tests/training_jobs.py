@@ -1,4 +1,4 @@
-"""Small training jobs with everything they read, for tests: a tokenizer of made-up words, tables of ids, a tiny model."""
+"""Small training jobs with everything they read, for tests: a tokenizer of made-up words, tables, a tiny model."""
 
 import hashlib
 import json

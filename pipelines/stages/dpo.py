@@ -12,7 +12,7 @@ from pipelines.recipe.stages import DpoStage
 from pipelines.stages.base import Metrics, StageContext
 from pipelines.training.arguments import dpo_config
 from pipelines.training.holdout import FirstRows, dpo_scores
-from pipelines.training.inputs import causal_lm, check_batch, identity, longest, sources, tokens_of
+from pipelines.training.inputs import causal_lm, check_batch, dropout_of, identity, longest, sources, tokens_of
 from pipelines.training.reference import reference_scores
 from pipelines.training.session import Clock, checked_counts, exact_run, examples_schedule, finish
 from pipelines.training.trainers import ExactDPOTrainer, ScoredPairs
@@ -23,7 +23,7 @@ def run(ctx: StageContext) -> Metrics:
     clock, config = Clock(), ctx.job.config
     assert isinstance(config, DpoStage)
     tokens = tokens_of(ctx.inputs["model"])
-    model = causal_lm(ctx.inputs["model"], tokens)
+    model = causal_lm(ctx.inputs["model"], tokens, dropout=False)
     max_length = longest(config, model)
     mix = sources(ctx, model.config.vocab_size)
     rows, held_out = (
@@ -54,7 +54,7 @@ def run(ctx: StageContext) -> Metrics:
         ),
         processing_class=tokens.tokenizer,
     )
-    return {**finish(ctx, trainer, model, clock), **counts}
+    return {**finish(ctx, trainer, model, clock, config_values=dropout_of(ctx.inputs["model"])), **counts}
 
 
 def _loss(config: DpoStage) -> Callable[[Tensor], Tensor]:

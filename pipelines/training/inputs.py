@@ -89,9 +89,15 @@ def fresh_model(model: ModelConfig, tokens: Tokens, seed: int) -> PreTrainedMode
     return custom_models.DecoderForCausalLM(config)
 
 
-def causal_lm(folder: Path, tokens: Tokens) -> PreTrainedModel:
-    """A language model of an earlier stage, in float32: the master weights."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}
+"""Fields of our configurations; TRL's own switch only finds modules, and ours are functions."""
+
+
+def causal_lm(folder: Path, tokens: Tokens, *, dropout: bool = True) -> PreTrainedModel:
+    """A language model of an earlier stage, in float32: the master weights.
+
+    Without dropout its config says so too: pass `dropout_of(folder)` when saving."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **({} if dropout else NO_DROPOUT))
     if tokens.vocab_size > model.config.vocab_size:
         raise ArtifactError(
             f"{folder}: its tokenizer knows {tokens.vocab_size} tokens, and the model has {model.config.vocab_size} "
@@ -100,11 +106,20 @@ def causal_lm(folder: Path, tokens: Tokens) -> PreTrainedModel:
     return model
 
 
+def dropout_of(folder: Path) -> dict[str, float]:
+    """The dropout in a model's saved config."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return {name: config[name] for name in NO_DROPOUT if name in config}
+
+
 def reward_model(folder: Path, seed: int) -> PreTrainedModel:
     """The body of a language model with a fresh head of one score, drawn from the seed."""
     config = custom_models.DecoderConfig.from_pretrained(folder, num_labels=1)
     torch.manual_seed(key(seed, "weights") % 2**63)
-    return custom_models.DecoderForSequenceClassification.from_pretrained(folder, config=config, dtype=torch.float32)
+    model = custom_models.DecoderForSequenceClassification(config)
+    body = custom_models.DecoderModel.from_pretrained(folder, dtype=torch.float32)
+    model.model.load_state_dict(body.state_dict())
+    return model
 
 
 def longest(config: TrainStage, model: PreTrainedModel) -> int:

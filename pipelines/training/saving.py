@@ -2,8 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -20,14 +21,17 @@ TOKENIZER_FILES = (
 )
 
 
-def save_model(model: PreTrainedModel, tokenizer_folder: Path, output: Path) -> None:
+def save_model(
+    model: PreTrainedModel, tokenizer_folder: Path, output: Path, *, config_values: Mapping[str, Any] | None = None
+) -> None:
     """Write `model` and its tokenizer into `output`; the main process writes, all wait for it.
 
-    The folder is read back and must give the same numbers, bit for bit."""
+    `config_values` are settings that training had changed (dropout), as they are to be saved. The folder is read back
+    and must give the same logits."""
     state = PartialState()
     if state.is_main_process:
         _refuse_non_finite(model)
-        _write(model, tokenizer_folder, output)
+        _write(model, tokenizer_folder, output, dict(config_values or {}) | {"use_cache": True})
         _read_back(model, output)
     state.wait_for_everyone()
 
@@ -38,18 +42,19 @@ def _refuse_non_finite(model: PreTrainedModel) -> None:
         raise Diverged(f"{', '.join(bad[:4])}: not all finite numbers; nothing was saved")
 
 
-def _write(model: PreTrainedModel, tokenizer_folder: Path, output: Path) -> None:
+def _write(model: PreTrainedModel, tokenizer_folder: Path, output: Path, config_values: Mapping[str, Any]) -> None:
     output.mkdir(parents=True, exist_ok=True)
     info = json.loads((tokenizer_folder / "info.json").read_text(encoding="utf-8"))
-    before, model.config.use_cache = model.config.use_cache, True  # trainers switch it off
+    before = {name: getattr(model.config, name) for name in config_values}  # trainers also switch use_cache off
     try:
+        model.config.update(dict(config_values))
         if model.can_generate():
             model.generation_config = GenerationConfig(
                 bos_token_id=info["bos_id"], eos_token_id=list(info["stop_ids"]), pad_token_id=info["pad_id"]
             )
         model.save_pretrained(output)
     finally:
-        model.config.use_cache = before
+        model.config.update(before)
     for name in _present(tokenizer_folder, TOKENIZER_FILES):
         shutil.copyfile(tokenizer_folder / name, output / name)
 

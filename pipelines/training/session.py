@@ -69,14 +69,22 @@ def exact_run(
     )
 
 
-def finish(ctx: StageContext, trainer: ExactTrainerMixin, model: PreTrainedModel, clock: Clock) -> dict[str, Any]:
+def finish(
+    ctx: StageContext,
+    trainer: ExactTrainerMixin,
+    model: PreTrainedModel,
+    clock: Clock,
+    *,
+    config_values: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Train to the end (or raise Stopped), score the holdout, save, and say how it went."""
     clock.lap("preparing")
     trainer.train_or_stop()
     clock.lap("training")
     scores = dict(trainer.exact.evaluate(model)) if trainer.exact.evaluate else {}
     clock.lap("scoring")
-    save_model(model, ctx.inputs.get("tokenizer", ctx.inputs.get("model")), ctx.output)
+    tokenizer = ctx.inputs["tokenizer" if "tokenizer" in ctx.inputs else "model"]
+    save_model(model, tokenizer, ctx.output, config_values=config_values)
     clock.lap("saving")
     return {**_course(ctx, trainer), "parameters": model.num_parameters(), **scores, **clock.seconds}
 
