@@ -106,6 +106,8 @@ class Duration(Section):
     def _parse(cls, value: Any) -> Any:
         if isinstance(value, Duration):
             return value
+        if isinstance(value, dict | list | tuple):
+            raise ValueError("is one value with its unit: '600M tokens', '2 epochs' or '300 steps'")
         text = str(value)
         found = _DURATION.fullmatch(text.strip())
         unit = found and (found[3] if found[3] in _UNITS.values() else _UNITS.get(found[3]))

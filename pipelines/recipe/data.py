@@ -73,6 +73,8 @@ class Dataset(Section):
 
 
 def _one_name(value: Any) -> Any:
+    if not isinstance(value, str | dict):
+        raise ValueError("needs one dataset's name, or {name: share, ...}")
     return {value: 1.0} if isinstance(value, str) else value
 
 
@@ -86,8 +88,8 @@ def _sums_to_one(mixture: dict[str, float]) -> dict[str, float]:
 Mixture = Annotated[
     dict[str, PositiveFloat],
     BeforeValidator(_one_name),
-    AfterValidator(_sums_to_one),
     Field(min_length=1),
+    AfterValidator(_sums_to_one),
 ]
 """One dataset's name, or {name: share}; shares are of tokens for text, of examples otherwise, and sum to 1."""
 TextMixture = Annotated[Mixture, Reads(("text",))]

@@ -182,12 +182,9 @@ def _replaced(tree: Node, path: KeyPath, node: Node) -> Node:
 def _explain_value(error: ErrorDetails, findings: Findings, told: set[KeyPath]) -> None:
     tree, path = findings.tree, _path_of(error)
     where = tree.nearest(path)[0]
-    if error["type"] == "missing":
-        sibling = where.value.get(path[-1]) if isinstance(where.value, dict) else None
-        if path in told or (sibling is not None and sibling.refused) or _missing_in_source(path, tree):
-            findings.broken.add(path)
-            return
     findings.broken.add(path)
+    if error["type"] == "missing" and (path in told or where.refused or _missing_in_source(path, tree)):
+        return
     if error["type"] == "value_error":
         _explain_own(error, path, findings)
         return
@@ -198,11 +195,15 @@ def _explain_value(error: ErrorDetails, findings: Findings, told: set[KeyPath]) 
     if error["type"] == "missing":
         section = section_at(path[:-1], tree)
         purpose = first_sentence(docstrings(section).get(str(path[-1]), "")) if section else ""
-        findings.problems.append(_problem(tree, path, f"is missing; {purpose}" if purpose else "is missing"))
+        findings.problems.append(_problem(tree, path, f"is missing ({_lower(purpose)})" if purpose else "is missing"))
         return
     write = _WORDING.get(error["type"])
     message = write(error.get("ctx", {}), where) if write else f"does not fit: {error['msg']}, got {show(where)}"
     findings.problems.append(_problem(tree, path, message))
+
+
+def _lower(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:] if sentence[1:2].islower() or sentence[1:2] == " " else sentence
 
 
 def _missing_in_source(path: KeyPath, tree: Node) -> bool:
@@ -299,7 +300,7 @@ def _pattern(ctx: Mapping[str, Any], node: Node) -> str:
 
 def _whole(ctx: Mapping[str, Any], node: Node) -> str:
     if isinstance(node.value, float) and math.isfinite(node.value) and node.value == int(node.value):
-        return f"needs a whole number, got {node.value:g}; write {int(node.value)}"
+        return f"needs a whole number, got {show(node)}; write {int(node.value)}"
     return _needs("a whole number")(ctx, node)
 
 

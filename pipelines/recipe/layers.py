@@ -28,6 +28,7 @@ def read_layers(path: Path, overrides: Sequence[str], problems: list[Problem]) -
         if not names:
             problems.append(Problem(*stages.key, "stages", "names no stage, so there is nothing to do"))
         expanded = _Expansion(stages.value, problems).all()
+        names += tuple(name for name in expanded if name not in names)
         tree = replace(tree, value=tree.value | {"stages": replace(stages, value=expanded)})
     return tree, names
 
@@ -193,7 +194,15 @@ class _Expansion:
         for name in self.stages:
             if name not in self.done:
                 self._expand(name, ())
-        return {name: node for name in self.stages if (node := self.done[name]) is not None}
+        return {self._named(name) or name: node for name in self.stages if (node := self.done[name]) is not None}
+
+    def _named(self, name: str) -> str | None:
+        """The kind that a name says; a slip of it counts where nothing else has that name, to tell one fault once."""
+        if name in STAGE_KINDS:
+            return name
+        slip = next((kind for kind in STAGE_KINDS if is_typo(name, kind) and kind not in self.stages), None)
+        own = self.stages[name].value
+        return slip if isinstance(own, dict) and not {"kind", "like"} & set(own) else None
 
     def _expand(self, name: str, above: tuple[str, ...]) -> Node | None:
         if name not in self.done:
@@ -227,8 +236,10 @@ class _Expansion:
             return None
         if kind is None and "kind" not in own:
             if name not in STAGE_KINDS:
-                return self._report(node.key, name, _no_kind(name))
-            kind = Node(name, node.key, node.key, via=NAME)
+                self._report(node.key, name, _no_kind(name))
+            if (meant := self._named(name)) is None:
+                return None
+            kind = Node(meant, node.key, node.key, via=NAME)
         via = f"like {like.value}" if like else node.via
         return replace(node, value=own | {"kind": kind or own["kind"]}, via=via)
 

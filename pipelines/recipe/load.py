@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from pipelines.errors import KeyPath, Problem, RecipeError
 from pipelines.recipe.layers import NAME, SET, read_layers
 from pipelines.recipe.model import STYLES
-from pipelines.recipe.outline import outline_of, outline_of_whole
-from pipelines.recipe.references import Fault, find_wrong_references
+from pipelines.recipe.outline import Fault, outline_of, outline_of_whole
+from pipelines.recipe.references import find_wrong_references
 from pipelines.recipe.root import Recipe
 from pipelines.recipe.sections import section_at
 from pipelines.recipe.tree import Node, Place, Unreadable, format_path
@@ -99,7 +99,8 @@ def _validated(tree: Node) -> Recipe | None:
 def _locate(fault: Fault, tree: Node) -> Problem:
     """A fault that no single section sees, shown at the deepest key of its path that is written."""
     node, reached = tree.nearest(fault.path)
-    return Problem(*(node.key if fault.at_key else node.place), format_path(reached), fault.message)
+    place = node.key if fault.at_key and reached == fault.path else node.place
+    return Problem(*place, format_path(reached), fault.message)
 
 
 def _tidy(problems: Sequence[Problem]) -> list[Problem]:

@@ -96,7 +96,7 @@ class ModelConfig(Section):
             )
         width = self.head_dim or self.hidden_size // self.num_attention_heads
         if self.position_embedding == "rope" and width % 2:
-            yield f"rope turns pairs of numbers, so a head must have an even width, not {width}"
+            yield f"head_dim, or hidden_size / num_attention_heads, must be even for rope, not {width}"
         slides = "sliding_attention" in (self.layer_types or ())
         if slides and self.sliding_window is None:
             yield "layer_types has sliding_attention, so sliding_window is needed"

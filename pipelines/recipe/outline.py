@@ -7,7 +7,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from pipelines.errors import KeyPath
 from pipelines.recipe.base import Reads, Section
-from pipelines.recipe.data import Dataset
+from pipelines.recipe.data import BUILTIN, Dataset
 from pipelines.recipe.launch import Launch
 from pipelines.recipe.model import ModelConfig
 from pipelines.recipe.root import Recipe
@@ -29,6 +29,16 @@ class Outline:
     dataset_names: tuple[str, ...] = ()
     stage_names: tuple[str, ...] = ()
     """Every name in the file, understood or not."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that does not fit, and at which key."""
+
+    path: KeyPath
+    message: str
+    at_key: bool = False
+    """Whether the key itself is at fault rather than its value."""
 
 
 class _Unknown:
@@ -106,6 +116,10 @@ def _section(cls: type[Section], tree: Node, path: KeyPath, broken: set[KeyPath]
     for name in bad | set(good):
         if found.get(name, UNKNOWN) is UNKNOWN:
             built.__dict__.pop(name, None)
+    if cls is Dataset and "builtin" in values:
+        built.__dict__.pop("format", None)
+        if values["builtin"] in BUILTIN:
+            built.__dict__["format"] = BUILTIN[values["builtin"]]
     return built
 
 

@@ -1,16 +1,14 @@
 """What no single section can see: whether the stages, datasets, files and machines named are there and fit."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.errors import KeyPath, MachineError
+from pipelines.errors import KeyPath
 from pipelines.recipe import paths
-from pipelines.recipe.accelerate_files import read_accelerate
 from pipelines.recipe.base import ArtifactKind, Consumes, Reads, Section
 from pipelines.recipe.data import Dataset
-from pipelines.recipe.launch import Launch
-from pipelines.recipe.outline import UNKNOWN, Outline, given
+from pipelines.recipe.fits import find_wrong_launch
+from pipelines.recipe.outline import UNKNOWN, Fault, Outline, given
 from pipelines.recipe.stages import (
     REWARD_FUNCTIONS,
     EvaluateStage,
@@ -30,16 +28,6 @@ MAKES = {
     ArtifactKind.REWARD_MODEL: "a reward model",
     ArtifactKind.SCORES: "scores",
 }
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Something that does not fit, and at which key."""
-
-    path: KeyPath
-    message: str
-    at_key: bool = False
-    """Whether the key itself is at fault rather than its value."""
 
 
 def find_wrong_references(outline: Outline, recipe_path: Path) -> Iterator[Fault]:
@@ -62,7 +50,7 @@ def find_wrong_references(outline: Outline, recipe_path: Path) -> Iterator[Fault
     yield from _circles(outline)
     yield from _tokenizers(outline)
     yield from _names(outline)
-    yield from _machines(outline, recipe_path)
+    yield from find_wrong_launch(outline, recipe_path)
 
 
 # --- datasets -----------------------------------------------------------------------------------------------------
@@ -137,17 +125,18 @@ def _stage_named(where: KeyPath, name: str, consumes: Consumes, outline: Outline
         yield Fault(where, f"there is no stage '{name}'{' and no such function' if functions else ''}{hint}")
 
 
-def _references(stage: Section) -> Iterator[tuple[KeyPath, str]]:
-    """(path inside the stage, name) of all that a stage consumes."""
-    for field, _ in type(stage).marked(Consumes):
+def _references(stage: Section, outline: Outline) -> Iterator[tuple[KeyPath, str]]:
+    """(path inside the stage, name) of all stages that a stage consumes, if they make what it needs."""
+    for field, consumes in type(stage).marked(Consumes):
         value = given(stage, field)
-        if isinstance(value, tuple):
-            yield from (((field, index), name) for index, name in enumerate(value))
-        elif isinstance(value, str):
-            yield (field,), value
+        steps = enumerate(value) if isinstance(value, tuple) else [(None, value)]
+        for index, name in steps:
+            target = outline.stages.get(name) if isinstance(name, str) else None
+            if target is not None and target.produces == consumes.kind:
+                yield (field,) if index is None else (field, index), name
     for index, task in enumerate(given(stage, "tasks") or ()):
         if isinstance(task, TaskConfig):
-            yield from ((("tasks", index, *path), name) for path, name in _references(task))
+            yield from ((("tasks", index, *path), name) for path, name in _references(task, outline))
 
 
 def _circles(outline: Outline) -> Iterator[Fault]:
@@ -163,16 +152,16 @@ def _circles(outline: Outline) -> Iterator[Fault]:
 
 def _trail_back(start: str, outline: Outline) -> list[tuple[KeyPath, str]] | None:
     """The references that lead from a stage back to it."""
-    pending: list[list[tuple[KeyPath, str]]] = [[step] for step in _references(outline.stages[start])]
+    pending: list[list[tuple[KeyPath, str]]] = [[step] for step in _references(outline.stages[start], outline)]
     seen: set[str] = set()
     while pending:
         trail = pending.pop(0)
         name = trail[-1][1]
         if name == start:
             return trail
-        if name in outline.stages and name not in seen:
+        if name not in seen:
             seen.add(name)
-            pending += [[*trail, step] for step in _references(outline.stages[name])]
+            pending += [[*trail, step] for step in _references(outline.stages[name], outline)]
     return None
 
 
@@ -293,51 +282,3 @@ def _tokenizer_of(name: object, outline: Outline, seen: tuple[object, ...] = ())
         return _tokenizer_of(parent, outline, (*seen, name))
     known = [name for name, config in outline.stages.items() if isinstance(config, TokenizerStage)]
     return known[0] if len(known) == 1 else None
-
-
-# --- launch -------------------------------------------------------------------------------------------------------
-
-
-def _machines(outline: Outline, recipe_path: Path) -> Iterator[Fault]:
-    if outline.launch is None:
-        return
-    launch = outline.launch
-    own = given(launch, "stages") or {}
-    for name in own:
-        if name not in outline.stage_names:
-            hint = did_you_mean(name, outline.stage_names)
-            yield Fault(("launch", "stages", name), f"there is no stage '{name}'{hint}", at_key=True)
-    places = [(("launch", "config"), given(launch, "config"))]
-    places += [(("launch", "stages", name, "config"), given(stage, "config")) for name, stage in own.items()]
-    files = {}
-    for path, name in places:
-        if name and name not in files:
-            try:
-                files[name] = read_accelerate(name, recipe_path)
-            except MachineError as error:
-                files[name] = None
-                yield Fault(path, str(error))
-    for name, stage in outline.stages.items():
-        if isinstance(stage, TrainStage):
-            yield from _fits_machine(name, stage, launch, own.get(name), files)
-
-
-def _fits_machine(name: str, stage: TrainStage, launch: Launch, own: Section | None, files: dict) -> Iterator[Fault]:
-    def setting(field: str) -> object:
-        value = given(own, field) if own is not None else None
-        return given(launch, field) if value is None else value
-
-    file, micro = files.get(setting("config")), setting("micro_batch_size")
-    if file is None or micro is UNKNOWN:
-        return
-    batch, precision = given(stage, "global_batch_size"), given(stage, "mixed_precision")
-    each = file.num_processes * (micro or 1)
-    if batch and batch % each:
-        parts = f"{file.num_processes} processes" + (f" x micro_batch_size {micro} = {each}" if micro else "")
-        yield Fault(
-            ("stages", name, "global_batch_size"), f"{batch} is not a multiple of {parts} (launch: {file.path.stem})"
-        )
-    if file.mixed_precision and precision and file.mixed_precision != precision:
-        says = f"{file.path} says {file.mixed_precision}"
-        message = f"{precision}, but {says}; precision is the stage's, so remove the line there"
-        yield Fault(("stages", name, "mixed_precision"), message)

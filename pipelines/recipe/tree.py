@@ -185,13 +185,16 @@ class _Builder:
             return Node(None, here, key or here, refused=True)
         if event.anchor is not None:
             self._refuse(event, path, "anchors (&name) are not used in recipes; `like` and `extends` share values")
-        if event.tag is not None and event.tag != "!":
-            self._refuse(event, path, f"tags ({event.tag}) are not used in recipes; write the value alone")
+        tagged = event.tag is not None and event.tag != "!"
+        if tagged:
+            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+            self._refuse(event, path, f"tags ({tag}) are not used in recipes; write the value alone")
         if isinstance(event, ScalarEvent):
-            return self._scalar(event, path, here, key)
+            node = self._scalar(event, path, here, key)
+            return replace(node, refused=node.refused or tagged)
         place = here if event.flow_style or key is None else key
         value = self._mapping(path) if isinstance(event, MappingStartEvent) else self._sequence(path)
-        return Node(value, place, key or here)
+        return Node(value, place, key or here, refused=tagged)
 
     def _scalar(self, event: ScalarEvent, path: KeyPath, here: Place, key: Place | None) -> Node:
         quoted = event.style is not None or event.tag is not None
