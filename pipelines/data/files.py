@@ -157,7 +157,7 @@ class _Document:
 
     def add(self, line: _Line) -> None:
         self.first = self.first or line.number
-        self.size += LARGEST_ROW + 1 if line.raw is None else len(line.raw) + 1
+        self.size += LARGEST_ROW + 2 if line.raw is None else len(line.raw) + 1
         if self.size > LARGEST_ROW + 1:
             self.lines = []
         else:

@@ -18,7 +18,7 @@ from pipelines.stages.base import Metrics, StageContext
 
 REPEATS = 10
 """How often a small dataset may be repeated to reach its share, before the others are cut instead."""
-PROBE_CHARACTERS = 2_000_000
+PROBE_CHARACTERS = 1_000_000
 """Text on which a finished tokenizer is measured."""
 
 
@@ -27,7 +27,7 @@ def run(ctx: StageContext) -> Metrics:
     config = ctx.job.config
     assert isinstance(config, TokenizerStage)
     template = chat_template(Path(next(iter(ctx.job.files))), add_bos_token=config.add_bos_token)
-    sample = _Sample({ctx.inputs[role]: share for role, share in ctx.job.mixture}, config.max_bytes)
+    sample = Sample({ctx.inputs[role]: share for role, share in ctx.job.mixture}, config.max_bytes)
     tokenizer = train(iter(sample), vocab_size=config.vocab_size, template=template)
     if config.add_bos_token:
         add_bos(tokenizer)
@@ -75,7 +75,7 @@ def add_bos(tokenizer: Tokenizer) -> None:
     """For those who encode through transformers: the same BOS as in our own rows."""
     bos = SPECIAL["bos_token"]
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, tokenizer.token_to_id(bos))]
+        single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, tokenizer.token_to_id(bos))]
     )
 
 
@@ -107,7 +107,7 @@ def save(folder: Path, tokenizer: Tokenizer, template: Template, *, add_bos_toke
     return info
 
 
-class _Sample:
+class Sample:
     """Texts of several datasets in their shares of bytes: rows evenly spread over each dataset, in its order."""
 
     def __init__(self, shares: dict[Path, float], max_bytes: int):
@@ -135,19 +135,22 @@ def _texts(folder: Path) -> Iterator[str]:
                 yield from (message["content"] for message in row["messages"])
 
 
-def _measures(tokenizer: Tokenizer, sample: _Sample, asked: int) -> Metrics:
+def _measures(tokenizer: Tokenizer, sample: Sample, asked: int) -> Metrics:
     """What shows a bad vocabulary: few merges, tokens that are never used, frequent words in many pieces."""
     tokenizer.encode_special_tokens = True
     used: Counter[int] = Counter()
     words: Counter[str] = Counter()
     size = characters = 0
+    texts = []
     for text in sample:
-        used.update(tokenizer.encode(text, add_special_tokens=False).ids)
-        words.update(f" {word}" for word in text.split())
-        size += len(text.encode())
+        texts.append(text)
         characters += len(text)
         if characters > PROBE_CHARACTERS:
             break
+    for text, encoding in zip(texts, tokenizer.encode_batch_fast(texts, add_special_tokens=False), strict=True):
+        used.update(encoding.ids)
+        words.update(f" {word}" for word in text.split())
+        size += len(text.encode())
     frequent = [word for word, _ in sorted(words.items(), key=lambda item: (-item[1], item[0]))[:100]]
     pieces = sum(len(tokenizer.encode(word, add_special_tokens=False).ids) for word in frequent)
     plain = tokenizer.get_vocab_size() - len(tokenizer.get_added_tokens_decoder())
