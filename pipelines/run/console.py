@@ -57,6 +57,7 @@ class Follower:
         self._log = _Tail(record / "log.txt", from_end=True)
         self._newest: dict[str, Any] = {}
         self._shown_at = self._started = time.monotonic()
+        self._said = ""
         self._bar: Any = None
 
     def tick(self) -> None:
@@ -73,10 +74,12 @@ class Follower:
                 continue  # a line of an attempt that was killed while writing it
         if self._console.live:
             self._draw(now - self._started)
-        elif self._newest:
-            self._console.say(f"  {self._name} {progress(self._newest)}")
-        else:
-            self._console.say(f"  {self._name} {duration(now - self._started)}")
+            return
+        text = progress(self._newest)
+        elapsed = duration(now - self._started)
+        # The same step as ten seconds ago: it loads, evaluates or saves.
+        self._console.say(f"  {self._name} {text if text and text != self._said else f'{elapsed} so far'}")
+        self._said = text
 
     def end(self) -> None:
         """Take the live line away and show the last notes."""

@@ -1,0 +1,216 @@
+"""From a recipe to jobs: what is derived, what is read, and what decides a fingerprint."""
+
+from pathlib import Path
+
+import pytest
+from tiny_recipe import TEXT, chain, fingerprints, planned
+
+from pipelines.errors import ArtifactError, RecipeError
+from pipelines.plan.files import Digests, format_of
+from pipelines.plan.jobs import Job
+
+
+def test_data_and_tokens_are_derived_and_evaluations_expand(tmp_path: Path) -> None:
+    names = [job.name for job in planned(tmp_path, chain()).jobs]
+    assert sorted(names) == sorted(
+        [
+            *(f"data-{name}" for name in ("tales", "more", "chats", "pairs", "asks")),
+            *(f"tokens-{name}" for name in ("tales", "more", "chats", "pairs", "asks")),
+            *("tokenizer", "pretrain", "sft", "reward", "dpo", "ppo"),
+            *("evaluate-pretrain", "evaluate-sft", "evaluate-ppo"),
+        ]
+    )
+
+
+def test_every_job_comes_after_those_it_reads(tmp_path: Path) -> None:
+    plan = planned(tmp_path, chain())
+    seen: set[str] = set()
+    for job in plan.jobs:
+        assert {item.job for item in job.inputs.values()} <= seen
+        seen.add(job.name)
+
+
+def test_roles_say_what_an_input_is_for(tmp_path: Path) -> None:
+    plan = planned(tmp_path, chain())
+    roles = {job.name: {role: item.job for role, item in job.inputs.items()} for job in plan.jobs}
+    assert roles["tokens-chats"] == {"dataset": "data-chats", "tokenizer": "tokenizer"}
+    assert roles["ppo"] == {"model": "sft", "reward_model": "reward", "data.0": "tokens-asks"}
+    assert set(roles["pretrain"]) == {"tokenizer", "data.0", "data.1"}
+    assert roles["evaluate-sft"] == {
+        "model": "sft",
+        "task.0.data": "tokens-tales",
+        "task.1.data": "tokens-asks",
+        "task.1.reward_model": "reward",
+    }
+    assert [share for _, share in plan.by_name["pretrain"].mixture] == [0.5, 0.5]
+
+
+def test_a_dataset_that_nobody_reads_is_no_job(tmp_path: Path) -> None:
+    recipe = chain()
+    recipe["data"]["idle"] = {"files": "tales.txt"}
+    assert "data-idle" not in fingerprints(planned(tmp_path, recipe))
+
+
+def test_with_several_tokenizers_tokens_are_named_after_theirs(tmp_path: Path) -> None:
+    recipe = chain()
+    recipe["stages"]["small"] = {"kind": "tokenizer", "vocab_size": 280, "data": "tales"}
+    recipe["stages"]["pretrain"]["tokenizer"] = "tokenizer"
+    recipe["stages"]["other"] = {"like": "pretrain", "tokenizer": "small"}
+    names = fingerprints(planned(tmp_path, recipe))
+    assert "tokens-tales-tokenizer" in names and "tokens-tales-small" in names
+    assert "tokens-chats-tokenizer" in names and "tokens-chats-small" not in names  # sft starts from pretrain
+
+
+def test_a_reward_model_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    recipe = chain()
+    recipe["stages"]["small"] = {"kind": "tokenizer", "vocab_size": 280, "data": "tales"}
+    recipe["stages"]["pretrain"]["tokenizer"] = "tokenizer"
+    recipe["stages"]["other"] = {"like": "pretrain", "tokenizer": "small"}
+    recipe["stages"]["reward"]["model"] = "other"
+    with pytest.raises(RecipeError, match=r"tokenizer"):
+        planned(tmp_path, recipe)
+
+
+def test_a_stage_may_not_take_the_name_of_a_derived_job(tmp_path: Path) -> None:
+    recipe = chain()
+    recipe["stages"]["tokens-tales"] = {"like": "sft"}
+    with pytest.raises(RecipeError, match="tokens-tales"):
+        planned(tmp_path, recipe)
+
+
+def test_only_what_draws_has_a_seed(tmp_path: Path) -> None:
+    recipe = chain()
+    recipe["stages"]["dpo"]["seed"] = 11
+    seeds = {job.name: job.seed for job in planned(tmp_path, recipe).jobs}
+    assert seeds["data-tales"] is seeds["tokens-tales"] is seeds["tokenizer"] is None
+    assert seeds["sft"] == 3 and seeds["dpo"] == 11
+
+
+def test_a_stage_with_the_recipes_seed_written_out_is_the_same(tmp_path: Path) -> None:
+    before, recipe = fingerprints(planned(tmp_path, chain())), chain()
+    recipe["stages"]["dpo"]["seed"] = 3
+    assert fingerprints(planned(tmp_path, recipe)) == before
+
+
+def test_files_count_by_content_and_format_only(tmp_path: Path) -> None:
+    before = fingerprints(planned(tmp_path, chain()))
+    recipe = chain()
+    recipe["data"]["tales"]["files"] = "moved.txt"
+    (tmp_path / "moved.txt").write_text(TEXT)
+    assert fingerprints(planned(tmp_path, recipe)) == before
+    (tmp_path / "moved.txt").write_text(TEXT + "More.")
+    changed = fingerprints(planned(tmp_path, recipe))
+    assert changed["data-tales"] != before["data-tales"] and changed["data-more"] == before["data-more"]
+
+
+def test_the_chat_template_counts_by_content(tmp_path: Path) -> None:
+    recipe = chain()
+    recipe["stages"]["tokenizer"]["chat_template"] = "mine.jinja"
+    (tmp_path / "mine.jinja").write_text("a")
+    before = fingerprints(planned(tmp_path, recipe))
+    (tmp_path / "mine.jinja").write_text("b")
+    after = fingerprints(planned(tmp_path, recipe))
+    assert before["tokenizer"] != after["tokenizer"] and before["data-chats"] == after["data-chats"]
+
+
+def test_a_task_file_counts_with_what_it_includes(tmp_path: Path) -> None:
+    recipe = chain()
+    recipe["stages"]["evaluate"]["tasks"].append("riddles")
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "riddles.yaml").write_text("task: riddles\ninclude: base.yaml\n")
+    (tmp_path / "tasks" / "base.yaml").write_text("metric: acc\n")
+    before = fingerprints(planned(tmp_path, recipe))
+    (tmp_path / "tasks" / "base.yaml").write_text("metric: acc_norm\n")
+    after = fingerprints(planned(tmp_path, recipe))
+    assert {name for name in before if before[name] != after[name]} == {
+        "evaluate-pretrain",
+        "evaluate-sft",
+        "evaluate-ppo",
+    }
+
+
+def test_hub_data_need_a_pinned_commit(tmp_path: Path) -> None:
+    recipe = chain()
+    recipe["data"]["more"] = {"hub": "org/stories"}
+    with pytest.raises(RecipeError, match=r"tiny\.yaml:\d+:\d+: data\.more\.hub: .*`make data` pins it"):
+        planned(tmp_path, recipe)
+
+
+def test_a_pinned_commit_decides_the_result(tmp_path: Path) -> None:
+    recipe = chain()
+    recipe["data"]["more"] = {"hub": "org/stories", "revision": "a" * 40}
+    before = fingerprints(planned(tmp_path, recipe))
+    recipe["data"]["more"]["revision"] = "b" * 40
+    assert fingerprints(planned(tmp_path, recipe))["data-more"] != before["data-more"]
+
+
+def test_a_fingerprint_holds_no_reference_by_name(tmp_path: Path) -> None:
+    facts = planned(tmp_path, chain()).by_name["ppo"].facts()
+    assert not {"model", "data", "reward_funcs", "kind", "seed"} & set(facts["config"])
+
+
+def test_a_reward_function_counts_by_its_name(tmp_path: Path) -> None:
+    recipe = chain()
+    recipe["stages"]["ppo"]["reward_funcs"] = "village_story"
+    job = planned(tmp_path, recipe).by_name["ppo"]
+    assert job.facts()["config"]["reward_funcs"] == "village_story" and "reward_model" not in job.inputs
+
+
+def test_a_job_survives_json(tmp_path: Path) -> None:
+    for job in planned(tmp_path, chain()).jobs:
+        again = Job.model_validate_json(job.model_dump_json())
+        assert again == job and again.fingerprint == job.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("name", "jobs"),
+    [
+        ("dpo", ["dpo"]),
+        ("evaluate", ["evaluate-pretrain", "evaluate-sft", "evaluate-ppo"]),
+        ("data-tales", ["data-tales"]),
+        ("tales", ["data-tales", "tokens-tales"]),
+    ],
+)
+def test_a_name_stands_for_jobs(tmp_path: Path, name: str, jobs: list[str]) -> None:
+    assert [job.name for job in planned(tmp_path, chain()).named(name)] == jobs
+
+
+def test_a_wrong_name_is_told_with_the_nearest_one(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="did you mean 'reward'"):
+        planned(tmp_path, chain()).named("rewards")
+
+
+def test_digests_are_kept_while_a_file_stays_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    file, cache = tmp_path / "a.txt", tmp_path / "store" / ".digests.json"
+    file.write_text("one")
+    os.utime(file, ns=(1, 1))  # old enough to be trusted
+    digests = Digests(cache)
+    first = digests(file)
+    digests.save()
+    file.write_text("two")
+    os.utime(file, ns=(1, 1))
+    assert Digests(cache)(file) == first  # same path, size, time and inode: not read again
+    os.utime(file, ns=(2, 2))
+    assert Digests(cache)(file) != first
+
+
+def test_a_file_that_was_just_written_is_not_trusted(tmp_path: Path) -> None:
+    file, cache = tmp_path / "a.txt", tmp_path / "cache.json"
+    file.write_text("one")
+    digests = Digests(cache)
+    digests(file)
+    digests.save()
+    assert not cache.exists()
+
+
+def test_a_broken_cache_is_no_cache(tmp_path: Path) -> None:
+    (tmp_path / "cache.json").write_text("[1, 2")
+    (tmp_path / "a.txt").write_text("one")
+    assert len(Digests(tmp_path / "cache.json")(tmp_path / "a.txt")) == 64
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a/b.x.jsonl.gz", ".jsonl.gz"), ("v1.2.txt", ".txt"), ("a", "")])
+def test_the_ending_says_the_format(name: str, kind: str) -> None:
+    assert format_of(name) == kind
