@@ -15,7 +15,7 @@ TEXT = "The miller went to the well.\n\nAnna baked bread for the smith.\n\nThe s
 
 def chain() -> dict[str, Any]:
     """Every kind of stage, as small as it can be written."""
-    train = {"global_batch_size": 4, "learning_rate": 0.001}
+    train = {"global_batch_size": 8, "learning_rate": 0.001}
     return {
         "name": "tiny",
         "seed": 3,

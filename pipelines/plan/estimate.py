@@ -48,9 +48,7 @@ def parameters(model: ModelConfig, vocab_size: int) -> int:
     hidden, heads = model.hidden_size, model.num_attention_heads
     head = model.head_dim or hidden // heads
     key_value = model.num_key_value_heads or heads
-    wide = model.intermediate_size
-    if wide is None:
-        wide = -(-hidden * 8 // 3 // 8) * 8 if model.feed_forward == "swiglu" else 4 * hidden
+    wide = model.intermediate_size or model.default_intermediate_size
     attention = hidden * head * (2 * heads + 2 * key_value)
     feed_forward = hidden * wide * (3 if model.feed_forward == "swiglu" else 2)
     embeddings = vocab_size * hidden * (1 if model.tie_word_embeddings else 2)

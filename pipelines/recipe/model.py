@@ -110,6 +110,22 @@ class ModelConfig(Section):
                 f"({len(self.layer_types)})"
             )
 
+    @property
+    def default_intermediate_size(self) -> int:
+        """Width of the feed-forward where none is given; custom_models has the same rule, and a test compares them."""
+        if self.feed_forward == "gelu":
+            return 4 * self.hidden_size
+        return -(-self.hidden_size * 8 // 3 // 8) * 8
+
     def meaning(self) -> dict[str, Any]:
-        """A style is only a way to write values, so the values decide and the style's name does not."""
-        return {key: value for key, value in super().meaning().items() if key != "style"}
+        """The values that decide. A style is only a way to write them; a default that follows from others is none."""
+        implied = {
+            "style": self.style,
+            "num_key_value_heads": self.num_attention_heads,
+            "head_dim": self.hidden_size // self.num_attention_heads,
+            "intermediate_size": self.default_intermediate_size,
+        }
+        values = {key: value for key, value in super().meaning().items() if implied.get(key) != value}
+        if set(self.layer_types or ()) == {"full_attention"}:
+            del values["layer_types"]
+        return values
