@@ -1,0 +1,185 @@
+"""Benchmarks from recipes/tasks: a YAML file of ours or of lm-eval's kind becomes an lm-eval task."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+from lm_eval.api.instance import Instance
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.config.task import TaskConfig as LmEvalConfig
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipelines.data import microworld
+from pipelines.errors import DataError
+
+OURS = {"builtin", "size", "seed", "chat"}
+"""Keys of our own: a built-in item generator with its size and seed; `chat: true` always asks in chat form."""
+CALLABLE = {"custom_dataset", "process_docs", "process_results", "unsafe_code"}
+"""Keys whose values would be Python: a task file holds none."""
+SHOTS = 64
+"""Items of a built-in task that only ever serve as worked examples."""
+
+
+def _choice_items(name: str) -> Callable[[int, int], list[dict[str, Any]]]:
+    def make(size: int, seed: int) -> list[dict[str, Any]]:
+        items = microworld.task_items(name, size, seed)
+        return [{"prompt": i["prompt"], "options": i["options"], "answer": i["answer"]} for i in items]
+
+    return make
+
+
+def _sentence_items(size: int, seed: int) -> list[dict[str, Any]]:
+    """The target is one sentence and generation stops at its full stop."""
+    items = microworld.task_items("generation", size, seed)
+    return [{"prompt": i["prompt"], "target": i["target"].strip().removesuffix(".")} for i in items]
+
+
+def _chat_items(size: int, seed: int) -> list[dict[str, Any]]:
+    items = microworld.chat_items(size, seed)
+    return [{"prompt": i["messages"][-1]["content"], "target": i["target"].strip()} for i in items]
+
+
+BUILTIN: Mapping[str, Callable[[int, int], list[dict[str, Any]]]] = {
+    "microworld/comprehension": _choice_items("comprehension"),
+    "microworld/reasoning": _choice_items("reasoning"),
+    "microworld/generation": _sentence_items,
+    "microworld/chat_answers": _chat_items,
+}
+"""Item generators: (size, seed) -> rows."""
+
+
+class OneSeparatorTask(ConfigurableTask):
+    """A target with and without its own leading space is joined to its prompt by exactly one separator."""
+
+    def doc_to_choice(self, doc: Any, doc_to_choice: Any = None) -> list[str]:
+        return [self._bare(choice) for choice in super().doc_to_choice(doc, doc_to_choice)]
+
+    def doc_to_target(self, doc: Any, doc_to_target: Any = None) -> Any:
+        target = super().doc_to_target(doc, doc_to_target)
+        return self._bare(target) if isinstance(target, str) else target
+
+    def construct_requests(self, doc: Any, ctx: Any, **kwargs: Any) -> Any:
+        """lm-eval gives `loglikelihood` no delimiter, and puts one before a target that has no prompt."""
+        made = super().construct_requests(doc, ctx, **kwargs)
+        for request in made if isinstance(made, list) else [made]:
+            if request.request_type == "loglikelihood":
+                request.arguments = self._joined(request, in_chat=bool(kwargs.get("apply_chat_template")))
+        return made
+
+    def _joined(self, request: Instance, *, in_chat: bool) -> tuple[str, str]:
+        context, target = request.arguments[:2]
+        delimiter = self.config.target_delimiter
+        if not context or in_chat or (context[-1].isspace() and delimiter.isspace()):
+            return context, target.removeprefix(delimiter)
+        return context, target if target.startswith(delimiter) else delimiter + target
+
+    def _bare(self, text: str) -> str:
+        delimiter = self.config.target_delimiter
+        return text.lstrip() if delimiter and delimiter[-1].isspace() else text
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskFile:
+    """A task file, read and checked."""
+
+    path: Path
+    config: dict[str, Any]
+    """What lm-eval understands."""
+    builtin: str | None
+    size: int
+    seed: int
+    chat: bool
+
+    @classmethod
+    def read(cls, path: Path) -> "TaskFile":
+        values = _load_yaml(path)
+        known = {field.name for field in dataclasses.fields(LmEvalConfig)} - CALLABLE
+        for key in values:
+            if key in CALLABLE:
+                raise DataError(f"{path}: {key}: a task file holds no code; write the rows as they are to be asked")
+            if key not in known | OURS:
+                raise DataError(f"{path}: unknown key '{key}'; lm-eval's task keys and {sorted(OURS)} are known")
+        builtin = values.get("builtin")
+        if builtin is not None and builtin not in BUILTIN:
+            raise DataError(f"{path}: builtin: '{builtin}' is none of {', '.join(BUILTIN)}")
+        if (builtin is None) == (values.get("dataset_path") is None):
+            raise DataError(f"{path}: give one of builtin and dataset_path")
+        return cls(
+            path,
+            {key: value for key, value in values.items() if key not in OURS},
+            builtin,
+            size=values.get("size", 400),
+            seed=values.get("seed", 0),
+            chat=bool(values.get("chat", False)),
+        )
+
+    def build(self, name: str, scratch: Path, *, with_shots: bool) -> ConfigurableTask:
+        """The task with its rows, and with worked examples where they are wanted; whatever the `datasets` library
+        writes goes into `scratch`."""
+        config = self.config | {"task": name}
+        if self.builtin:
+            config |= {"custom_dataset": partial(self._generated, with_shots), "test_split": "test"}
+            config |= {"fewshot_split": "shots"} if with_shots else {}
+        else:
+            config["dataset_kwargs"] = self._files(scratch)
+        try:
+            return OneSeparatorTask(config=config)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{self.path}: {_first_line(error)}") from error
+
+    def _generated(self, with_shots: bool, **_: Any) -> datasets.DatasetDict:
+        make = BUILTIN[self.builtin or ""]
+        rows = {"test": make(self.size, self.seed)}
+        if with_shots:
+            rows["shots"] = make(self.size, self.seed + 1)[:SHOTS]
+        return datasets.DatasetDict({split: datasets.Dataset.from_list(items) for split, items in rows.items()})
+
+    def _files(self, scratch: Path) -> dict[str, Any]:
+        """dataset_kwargs with data_files relative to the task file's folder."""
+        given = dict(self.config.get("dataset_kwargs") or {})
+        files = given.get("data_files")
+        if files is None:
+            return given
+        given["cache_dir"] = str(scratch)
+        if isinstance(files, Mapping):
+            given["data_files"] = {split: self._absolute(value) for split, value in files.items()}
+        else:
+            given["data_files"] = self._absolute(files)
+        return given
+
+    def _absolute(self, files: Any) -> Any:
+        if isinstance(files, str):
+            return files if "://" in files else str((self.path.parent / files).resolve())
+        return [self._absolute(file) for file in files]
+
+
+def _load_yaml(path: Path) -> dict[str, Any]:
+    """Plain values only: a tag such as lm-eval's `!function` would run code of somebody's."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    try:
+        values = YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        what = getattr(error, "problem", None) or _first_line(error)
+        if "!function" in text:
+            what = "`!function` is not read, since it would run code; write the rows as they are to be asked"
+        raise DataError(f"{path}{place}: {what}") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{path}: a task file is a mapping of keys to values")
+    if "group" in values:
+        raise DataError(f"{path}: groups are not read; name the tasks one by one in the recipe")
+    included = values.pop("include", None)
+    return (_load_yaml(path.parent / included) if included else {}) | values
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]

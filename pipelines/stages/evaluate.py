@@ -1,0 +1,99 @@
+"""Stage `evaluate`: one model's scores on benchmarks, on held-out text and on held-out prompts."""
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+from pipelines.data.tokens import TokenTable
+from pipelines.evaluation.bits import score_bits
+from pipelines.evaluation.subject import Subject
+from pipelines.recipe.stages import EvaluateStage, TaskConfig
+from pipelines.stages.base import Metrics, StageContext
+
+SCORES = "scores.json"
+SAMPLES = 3
+"""Prompts of each kind that every model completes for the report."""
+SAMPLE_TOKENS = 64
+OPENING_TOKENS = 16
+"""Tokens of a held-out document that a model is given to go on from."""
+NEUTRAL = "Today"
+"""What a model goes on from where no task has text of its own."""
+
+
+def run(ctx: StageContext) -> Metrics:
+    """Write scores.json; every process works, the first one writes."""
+    config = cast(EvaluateStage, ctx.job.config)
+    subject = Subject.load(ctx.inputs["model"], ctx.launch)
+    scores: list[dict[str, Any]] = []
+    for number, task in enumerate(config.tasks):
+        scores += _score(ctx, subject, config, number, task)
+    samples = _samples(ctx, subject, config)
+    if subject.rank == 0:
+        report = {
+            "model": ctx.job.inputs["model"].fingerprint,
+            "settings": subject.settings
+            | {"apply_chat_template": config.apply_chat_template, "template_digest": subject.template_digest},
+            "scores": scores,
+            "samples": samples,
+        }
+        text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
+        (ctx.output / SCORES).write_text(text, encoding="utf-8")
+    return {f"{score['task']}.{score['metric']}": score["value"] for score in scores}
+
+
+def _score(
+    ctx: StageContext, subject: Subject, config: EvaluateStage, number: int, task: TaskConfig
+) -> list[dict[str, Any]]:
+    data = ctx.inputs.get(f"task.{number}.data")
+    if task.name == "bits_per_byte":
+        return score_bits(subject, task, cast(Path, data))
+    if task.name == "reward":
+        from pipelines.evaluation.scoring import score_reward
+
+        return score_reward(
+            subject,
+            task,
+            prompts=cast(Path, data),
+            model=ctx.inputs["model"],
+            reward_model=ctx.inputs.get(f"task.{number}.reward_model"),
+            seed=cast(int, ctx.job.seed),
+        )
+    from pipelines.evaluation.harness import score_task
+
+    return score_task(
+        subject,
+        task,
+        ctx.job.files,
+        ctx.workdir / "datasets" / str(number),
+        apply_chat_template=config.apply_chat_template,
+    )
+
+
+def _samples(ctx: StageContext, subject: Subject, config: EvaluateStage) -> list[dict[str, str]]:
+    """The same few prompts for every model, completed greedily: held-out prompts, and openings of held-out text."""
+    prompts: list[tuple[str, str, list[int]]] = []
+    for number, task in enumerate(config.tasks):
+        kind = {"reward": "chat", "bits_per_byte": "text"}.get(task.name)
+        if kind and kind not in {known for known, _, _ in prompts}:
+            prompts += _openings(ctx.inputs[f"task.{number}.data"], subject, kind)
+    if not prompts:
+        prompts = [("text", NEUTRAL, subject.bos + subject.encode(NEUTRAL))]
+    room = min(SAMPLE_TOKENS, subject.max_length // 2)
+    completions = subject.complete([ids for _, _, ids in prompts], max_new_tokens=room)
+    return [
+        {"kind": kind, "prompt": shown, "completion": subject.decode(ids)}
+        for (kind, shown, _), ids in zip(prompts, completions, strict=True)
+    ]
+
+
+def _openings(folder: Path, subject: Subject, kind: str) -> list[tuple[str, str, list[int]]]:
+    table = TokenTable.open(folder, "holdout")
+    found = []
+    for row in range(min(SAMPLES, len(table))):
+        if kind == "chat":
+            messages = table.value("prompt", row)
+            found.append((kind, messages[-1]["content"], table.ids("prompt_ids", row).tolist()))
+        else:
+            ids = table.ids("input_ids", row)[: OPENING_TOKENS + len(subject.bos)].tolist()
+            found.append((kind, subject.decode(ids), ids))
+    return found
