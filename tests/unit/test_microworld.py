@@ -1,0 +1,201 @@
+"""The built-in world: what its texts, chats, wishes and benchmark items promise."""
+
+import json
+import re
+from collections import Counter
+from functools import lru_cache
+from itertools import islice
+
+import pytest
+
+from pipelines.data import microworld as m
+
+
+@lru_cache
+def made(track: str, split: str = "train", size: int = 300) -> list[m.Record]:
+    return list(m.generate(track, split, size, seed=0))
+
+
+@lru_cache
+def items(name: str, size: int = 400) -> list[m.Record]:
+    return m.task_items(name, size, seed=0)
+
+
+@pytest.mark.parametrize("track", list(m.TRACKS))
+def test_the_same_seed_gives_the_same_records_and_another_seed_others(track: str) -> None:
+    first, again = (json.dumps(list(m.generate(track, "train", 30, seed=0))) for _ in range(2))
+    assert first == again
+    assert first != json.dumps(list(m.generate(track, "train", 30, seed=1)))
+
+
+@pytest.mark.parametrize("name", m.TASKS)
+def test_benchmark_items_of_one_seed_are_always_the_same(name: str) -> None:
+    assert json.dumps(m.task_items(name, 30, seed=0)) == json.dumps(m.task_items(name, 30, seed=0))
+    assert m.task_items(name, 30, seed=0) != m.task_items(name, 30, seed=1)
+
+
+@pytest.mark.parametrize("track", list(m.TRACKS))
+def test_a_record_does_not_depend_on_the_number_asked_for(track: str) -> None:
+    assert list(m.generate(track, "train", 5, seed=0)) == made(track)[:5]
+    assert list(islice(m.generate(track, "train", None, seed=0), 5)) == made(track)[:5]
+
+
+def test_without_a_size_a_track_has_its_default_size() -> None:
+    assert len(list(m.generate("prompts", "holdout", None, seed=0))) == m.TRACKS["prompts"].holdout
+
+
+def test_replaying_a_text_costs_what_drawing_it_cost() -> None:
+    for i in range(300):
+        told = m.text_story(m.Draw(m.random_for("any", i)))
+        assert m.text_story(m.Draw(text=told.text)).cost == pytest.approx(told.cost, abs=1e-9)
+
+
+def test_the_odds_of_the_first_sentence_sum_to_one() -> None:
+    total = 0.0
+    for person in m.PEOPLE:
+        for place in m.PLACES:
+            draw = m.Draw(text=f"Today {person} is in the {place}.")
+            with pytest.raises(m.Illegal):
+                m.text_story(draw)
+            total += 2.718281828459045**-draw.cost
+    assert total == pytest.approx(0.7)
+
+
+def test_the_floor_is_the_same_within_noise_for_two_seeds() -> None:
+    first, second = (m.floor_nats_per_byte(600, seed) for seed in (0, 1))
+    assert 0.1 < first < 0.3
+    assert first == pytest.approx(second, rel=0.04)
+
+
+def test_reserved_facts_never_hold_in_training() -> None:
+    for record in made("text"):
+        assert not m.text_story(m.Draw(text=record["text"])).facts & m.RESERVED
+    for record in made("chat"):
+        if record["kind"] == "question":
+            assert not told_in(record["messages"][0]["content"]).facts & m.RESERVED
+    assert 0.03 < len(m.RESERVED) / (len(m.PEOPLE) * len(m.OBJECTS) * len(m.PLACES)) < 0.07
+
+
+def told_in(message: str) -> m.Story:
+    """The story of a message that ends with a question."""
+    return m.replay(message[: message.rindex(". ") + 1], m.TOLD)
+
+
+def test_every_record_of_a_track_has_the_keys_of_its_format() -> None:
+    keys = {"text": {"text"}, "chat": {"messages"}, "preference": {"prompt", "chosen", "rejected"},
+            "prompt": {"prompt", "person", "object", "length"}}  # fmt: skip
+    for name, track in m.TRACKS.items():
+        for record in made(name):
+            assert keys[track.format] <= record.keys()
+        for record in made(name) if track.format == "chat" else []:
+            assert [turn["role"] for turn in record["messages"]] == ["user", "assistant"] * (
+                len(record["messages"]) // 2
+            )
+
+
+def test_train_and_holdout_are_disjoint() -> None:
+    wishes = {r["prompt"] for r in [*made("prompts"), *made("preferences")]}
+    wishes |= {r["messages"][0]["content"] for r in made("chat") if r["kind"] == "writing"}
+    assert not wishes & {r["prompt"] for r in made("prompts", "holdout")}
+    assert not {r["text"] for r in made("text")} & {r["text"] for r in made("text", "holdout")}
+
+
+def test_most_texts_are_distinct() -> None:
+    assert len({r["text"] for r in made("text", size=3000)}) > 2980
+
+
+def test_chat_answers_are_true_and_held_out_stories_are_new() -> None:
+    for split in ("train", "holdout"):
+        for record in (r for r in made("chat", split) if r["kind"] == "question"):
+            turns = record["messages"]
+            story = told_in(turns[0]["content"])
+            assert split == "train" or story.facts_now() & m.RESERVED
+            for question, answer in zip(turns[::2], turns[1::2], strict=True):
+                assert answer["content"] == true_answer(story, question["content"])
+
+
+def true_answer(story: m.Story, message: str) -> str:
+    """Worked out from the state in other words than the generator's."""
+    ask, subject = re.search(r"(Where is|Who has|What colour is) (?:the )?(\w+)\?$", message).groups()
+    if subject not in {*story.at, *story.lies}:
+        return "I do not know."
+    name = subject if subject in m.PEOPLE else f"the {subject}"
+    if ask == "Where is":
+        spot = story.lies.get(subject, subject)
+        return f"Now {name} is in the {story.at.get(spot, spot)}."
+    if ask == "Who has":
+        return f"Now {story.lies[subject] if story.lies[subject] in m.PEOPLE else 'nobody'} has {name}."
+    return f"Now {name} is {story.colour[subject]}."
+
+
+def test_held_out_chat_questions_have_the_true_answer() -> None:
+    for item in m.chat_items(100, seed=0):
+        (turn,) = item["messages"]
+        assert item["target"] == true_answer(told_in(turn["content"]), turn["content"])
+
+
+@pytest.mark.parametrize("name", m.TASKS)
+def test_benchmark_answers_are_true_and_new(name: str) -> None:
+    for item in items(name):
+        told, question, said = re.fullmatch(r"(.*?\.)( (?:Where|Who|What) [^?]*\?)(.*)", item["prompt"]).groups()
+        story = m.replay(told, m.ITEM)
+        assert (
+            said + item["target"].removesuffix(".")
+            == f" {true_answer(story, question)}"[: len(said + item["target"].removesuffix("."))]
+        )
+        assert item["options"][item["answer"]] in item["target"] and len(set(item["options"])) == 4
+        subject = question[:-1].split()[-1]
+        assert any(subject in fact for fact in story.facts_now() & m.RESERVED)
+
+
+@pytest.mark.parametrize("name", m.TASKS)
+def test_no_rule_about_positions_beats_a_third(name: str) -> None:
+    right: Counter[str] = Counter()
+    for item in items(name):
+        answer = item["options"][item["answer"]]
+        family = next(words for words in (m.PLACES, m.COLOURS, m.PEOPLE) if answer in words)
+        told = item["prompt"][: item["prompt"].index("?")].rsplit(".", 1)[0]
+        said = [word for word in re.findall(r"\w+", told) if word in family]
+        first, last = list(dict.fromkeys(said)), list(dict.fromkeys(reversed(said)))
+        right.update([f"{first.index(answer)} from the start", f"{last.index(answer)} from the end"])
+        top = [word for word in first if said.count(word) == max(map(said.count, first))]
+        right["most frequent"] += (answer in top) / len(top)
+        right[f"option {item['answer']}"] += 1
+    size = len(items(name))
+    limits = {rule: 0.34 + (0.04 if rule == "most frequent" else 0.0) for rule in right}
+    assert all(count / size <= limits[rule] for rule, count in right.items()), right
+
+
+def test_the_reward_is_half_the_length_and_half_the_ending_behind_a_gate() -> None:
+    asked = ("Mia", "cup", 3)
+    good = "Today Mia is in the barn. Mia has a red cup. She drops the cup. The end."
+    assert m.story_reward(good.replace("She", "Mia"), *asked) == 1.0
+    for fault, reward in {
+        "Today Mia is in the barn. Mia has a red cup. Mia drops the cup.": 0.5,
+        "Today Mia is in the barn. Mia has a red cup. Mia drops the cup. She takes the cup. The end.": 0.5,
+        "Today Mia is in the barn. A red cup is in the mill. Mia takes the cup. The end.": 0.0,
+        "Today Mia is in the barn. Mia has a red cup. Mia goes to the barn. The end.": 0.0,
+        "Today Eva is in the barn. Eva has a red cup. Eva drops the cup. The end.": 0.0,
+        "Today Mia is in the barn. Mia has a red hat. Mia drops the hat. The end.": 0.0,
+        "": 0.0,
+    }.items():
+        assert m.story_reward(fault, *asked) == reward, fault
+
+
+def test_of_a_pair_only_the_chosen_story_keeps_the_wish() -> None:
+    for record in made("preferences"):
+        asked = (record["person"], record["object"], record["length"])
+        assert m.story_reward(record["chosen"], *asked) == 1.0
+        assert m.story_reward(record["rejected"], *asked) == (0.5 if record["fault"] in ("length", "ending") else 0.0)
+
+
+def test_one_constant_reply_scores_nothing() -> None:
+    constant = made("preferences")[0]["chosen"]
+    scores = [m.story_reward(constant, r["person"], r["object"], r["length"]) for r in made("prompts", "holdout")]
+    assert sum(scores) / len(scores) < 0.02
+
+
+def test_half_of_the_written_stories_break_each_half_of_the_wish() -> None:
+    scores = [m.story_reward(r["messages"][1]["content"], r["person"], r["object"], r["length"])
+              for r in made("chat", size=2000) if r["kind"] == "writing"]  # fmt: skip
+    assert 0.44 < sum(scores) / len(scores) < 0.56
