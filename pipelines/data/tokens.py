@@ -74,7 +74,8 @@ class TokenWriter:
             values = [np.frombuffer(value.encode(), np.uint8) for value in values]
         lengths = np.fromiter(map(len, values), np.int64, len(values))
         flat = np.concatenate([np.asarray(value, np.int64 if kind == "ids" else np.uint8) for value in values])
-        if kind == "ids" and len(flat) and not 0 <= flat.min() <= flat.max() < self.vocab_size:
+        largest = min(self.vocab_size - 1, np.iinfo(self.ids).max)
+        if kind == "ids" and len(flat) and not 0 <= flat.min() <= flat.max() <= largest:
             raise ValueError(f"{column}: id {flat.max()} does not fit a vocabulary of {self.vocab_size}")
         shard.write(column, flat.astype(_dtype(kind, self.ids)), lengths)
         return len(flat)

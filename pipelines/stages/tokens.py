@@ -1,7 +1,8 @@
 """The tokens stage: rows of a dataset as ids, with their boundaries, on all cores."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,11 +15,11 @@ from pipelines.plan.jobs import TokensJob
 from pipelines.stages.base import Metrics, StageContext
 
 CHECKED = 100
-"""Rows whose trained text is decoded and compared with what the assistant says."""
+"""Rows of each split that are decoded again before they are written."""
 
 
 def run(ctx: StageContext) -> Metrics:
-    """Encode both splits; what is trained on is decoded again and compared before anything is written."""
+    """Encode both splits; the first rows are decoded again and compared with what they come from."""
     config = ctx.job.config
     assert isinstance(config, TokensJob)
     renderer = ChatRenderer.load(ctx.inputs["tokenizer"])
@@ -28,16 +29,18 @@ def run(ctx: StageContext) -> Metrics:
     for split in SPLITS:
         checked = 0
         for batch in read_rows(ctx.inputs["dataset"], split):
-            if checked < CHECKED:
-                check_trained_text(renderer, config.format, batch[: CHECKED - checked])
-                checked += len(batch)
-            writer.append(split, encode(renderer, config.format, batch))
+            encoded = encode(renderer, config.format, batch)
+            for number in range(min(len(batch), max(0, CHECKED - checked))):
+                row = {column: values[number] for column, values in encoded.items()}
+                check_row(renderer, config.format, batch[number], row)
+            checked += len(batch)
+            writer.append(split, encoded)
             size += sum(num_bytes(config.format, row) for row in batch)
     writer.close()
     return _metrics(ctx.output, config.format, size)
 
 
-def encode(renderer: ChatRenderer, format: str, rows: Sequence[Row]) -> dict[str, Sequence[object]]:
+def encode(renderer: ChatRenderer, format: str, rows: Sequence[Row]) -> dict[str, Sequence[Any]]:
     """Normalised rows as the columns of a token table."""
     if format == "text":
         texts = [row["text"] for row in rows]
@@ -59,38 +62,48 @@ def encode(renderer: ChatRenderer, format: str, rows: Sequence[Row]) -> dict[str
     }
 
 
-def check_trained_text(renderer: ChatRenderer, format: str, rows: Sequence[Row]) -> None:
-    """Raise DataError unless the tokens that are trained on spell exactly what the assistant says, turn by turn."""
-    if format == "chat":
-        conversations = [row["messages"] for row in rows]
+def check_row(renderer: ChatRenderer, format: str, row: Row, encoded: Mapping[str, Any]) -> None:
+    """Raise DataError unless the ids say what the row says, and are trained on where the assistant speaks."""
+    ids = list(encoded["input_ids" if "input_ids" in encoded else "prompt_ids"])
+    if ids.count(renderer.bos_id) != int(renderer.add_bos_token) or (
+        renderer.add_bos_token and ids[0] != renderer.bos_id
+    ):
+        raise DataError(
+            f"{ids.count(renderer.bos_id)} BOS tokens where the tokenizer's policy wants one at the start, or none"
+        )
+    if format == "text":
+        _same("the text", [row["text"]], [renderer.decode(ids)], ids[-1], renderer.eos_id)
+    elif format == "chat":
+        trained = [token for token, on in zip(ids, encoded["assistant_mask"], strict=True) if on]
+        said = [answer.strip() for answer in _answers(row["messages"])]
+        _same("what is trained", said, _turns(renderer, trained), trained[-1:], [renderer.end_of_turn_id])
     elif format == "preference":
-        conversations = [[*row["prompt"], *row[side]] for row in rows for side in ("chosen", "rejected")]
-    else:
-        return
-    for messages, (ids, mask) in zip(conversations, renderer.conversations(conversations), strict=True):
-        said = [answer.strip() for answer in _answers(messages)]
-        trained = [turn.strip() for turn in _trained_turns(renderer, ids, mask)]
-        if said != trained:
-            raise DataError(
-                f"the chat template would train on {trained} where the assistant says {said}; "
-                "correct the template's {% generation %} blocks"
-            )
+        for side in ("chosen", "rejected"):
+            trained = list(encoded[f"{side}_ids"])
+            said = [answer.strip() for answer in _answers(row[side])]
+            _same(side, said, _turns(renderer, trained), trained[-1:], [renderer.end_of_turn_id])
+
+
+def _same(what: str, said: list[str], decoded: list[str], last: object, end: object) -> None:
+    if said != decoded or last != end:
+        ending = "" if last == end else f", ending with token {last} instead of {end}"
+        raise DataError(
+            f"{what} decodes to {decoded!r:.300}{ending}, but the row says {said!r:.300}; correct the chat template"
+        )
 
 
 def _answers(messages: Sequence[Row]) -> list[str]:
     return [message["content"] for message in messages if message["role"] == "assistant"]
 
 
-def _trained_turns(renderer: ChatRenderer, ids: Sequence[int], mask: Sequence[int]) -> list[str]:
-    """The text of each run of trained tokens that ends with the end of a turn."""
+def _turns(renderer: ChatRenderer, ids: Sequence[int]) -> list[str]:
+    """The text of each turn that these ids say; what stands after the last end of turn counts as one."""
     turns: list[list[int]] = [[]]
-    for token, trained in zip(ids, mask, strict=True):
-        if trained:
-            turns[-1].append(token)
-        if trained and token == renderer.end_of_turn_id:
+    for token in ids:
+        turns[-1].append(token)
+        if token == renderer.end_of_turn_id:
             turns.append([])
-    rest = turns.pop()
-    return [renderer.decode(turn) for turn in turns] + ([renderer.decode(rest)] if rest else [])
+    return [renderer.decode(turn).strip() for turn in turns if turn]
 
 
 def _metrics(folder: Path, format: str, size: int) -> Metrics:

@@ -1,0 +1,152 @@
+"""The data stage: every row accounted for, a holdout by content, and a stop where too much is lost."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from data_jobs import run_data, write_jsonl
+
+from pipelines.data.rows import read_rows
+from pipelines.errors import DataError
+from pipelines.stages import data
+
+
+def split_rows(folder: Path, split: str) -> list[dict[str, Any]]:
+    return [row for batch in read_rows(folder, split) for row in batch]
+
+
+def texts(folder: Path, split: str) -> list[str]:
+    return [row["text"] for row in split_rows(folder, split)]
+
+
+def numbered(path: Path, count: int = 1_000) -> Path:
+    return write_jsonl(path, [{"text": f"row {i}"} for i in range(count)])
+
+
+def test_rows_are_written_in_order_and_counted(tmp_path: Path) -> None:
+    output, metrics = run_data(tmp_path / "d", [numbered(tmp_path / "a.jsonl", 50)], holdout=0.0)
+    assert texts(output, "train") == [f"row {i}" for i in range(50)]
+    assert texts(output, "holdout") == []
+    size = sum(len(f"row {i}") for i in range(50))
+    assert metrics == {"rows_in": 50, "rows_used": 50, "train": 50, "holdout": 0, "dropped": 0, "bytes": size}
+    info = json.loads((output / "info.json").read_text())
+    assert {name: info[name] for name in ("rows_in", "rows_used", "train", "holdout", "bytes")} == {
+        name: metrics[name] for name in ("rows_in", "rows_used", "train", "holdout", "bytes")
+    }
+
+
+def test_bad_rows_are_counted_by_reason_with_their_places(tmp_path: Path) -> None:
+    good = [json.dumps({"text": f"row {i}"}) for i in range(12)]
+    lines = [*good[:6], "{", '{"text": ""}', '{"text": "a\\u0000"}', '{"text": "\\ud800"}', "[1]", "{", *good[6:]]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(lines))
+    output, metrics = run_data(tmp_path / "d", [path], holdout=0.0, max_dropped=0.5)
+    reasons = {"invalid_json": 2, "empty": 1, "nul": 1, "lone_surrogate": 1, "not_an_object": 1}
+    assert metrics["rows_in"] == 18 == metrics["rows_used"] + metrics["dropped"]  # type: ignore[operator]
+    assert {name: metrics[f"dropped_{name}"] for name in reasons} == reasons
+    info = json.loads((output / "info.json").read_text())
+    assert info["dropped"] == reasons
+    assert info["first_dropped"][0] == {"reason": "invalid_json", "file": str(path), "line": 7}
+    kept = [json.loads(line) for line in (tmp_path / "d" / "record" / "dropped.jsonl").read_text().splitlines()]
+    order = ["invalid_json", "empty", "nul", "lone_surrogate", "not_an_object", "invalid_json"]
+    assert [(row["reason"], row["line"]) for row in kept] == list(zip(order, range(7, 13), strict=True))
+
+
+def test_too_many_bad_rows_stop_the_job_with_reasons_counts_and_places(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": "a"}] * 98 + [{"text": ""}, {"text": None}])
+    with pytest.raises(DataError) as error:
+        run_data(tmp_path / "d", [path])
+    assert "2 of 100 rows cannot be used (max_dropped allows 1.00%)" in str(error.value)
+    assert f"empty: 2 (no text, first at {path}:99, {path}:100)" in str(error.value)
+    assert run_data(tmp_path / "e", [path], max_dropped=0.02)[1]["dropped"] == 2
+
+
+def test_a_source_without_rows_or_usable_rows_stops_the_job(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("\n\n")
+    with pytest.raises(DataError, match="no rows at all"):
+        run_data(tmp_path / "d", [tmp_path / "a.jsonl"])
+    (tmp_path / "b.jsonl").write_bytes(b"")
+    with pytest.raises(DataError, match="empty_file: 1"):
+        run_data(tmp_path / "e", [tmp_path / "b.jsonl"], max_dropped=1.0)
+
+
+def test_missing_columns_are_named_with_those_that_are_there(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [{"question": "a", "answer": "b"}] * 300)
+    for number, dataset in enumerate(({}, {"format": "chat"}, {"columns": {"text": "anwser"}})):
+        with pytest.raises(DataError, match="rows have the columns 'question', 'answer'; needed: "):
+            run_data(tmp_path / str(number), [path], max_dropped=1.0, **dataset)
+    with pytest.raises(DataError, match=r"'anwser' \(for text\)"):
+        run_data(tmp_path / "d", [path], columns={"text": "anwser"})
+    output, _ = run_data(tmp_path / "e", [path], format="chat", columns={"prompt": "question", "completion": "answer"})
+    assert split_rows(output, "train")[0]["messages"][1] == {"role": "assistant", "content": "b"}
+
+
+def test_the_holdout_depends_on_content_alone(tmp_path: Path) -> None:
+    rows = [{"text": f"row {i % 700}", "id": i} for i in range(1_000)]
+    one, _ = run_data(tmp_path / "1", [write_jsonl(tmp_path / "a.jsonl", rows)], holdout=0.1)
+    two, _ = run_data(tmp_path / "2", [write_jsonl(tmp_path / "b.jsonl", rows[::-1] + rows[:50])], holdout=0.1)
+    assert set(texts(one, "holdout")) == set(texts(two, "holdout"))
+    assert not set(texts(one, "holdout")) & set(texts(one, "train"))
+    assert 0.05 < len(set(texts(one, "holdout"))) / 700 < 0.15
+    larger, _ = run_data(tmp_path / "3", [tmp_path / "a.jsonl"], holdout=0.2)
+    assert set(texts(one, "holdout")) < set(texts(larger, "holdout"))
+
+
+def test_the_limit_comes_before_the_holdout(tmp_path: Path) -> None:
+    path = numbered(tmp_path / "a.jsonl")
+    _, metrics = run_data(tmp_path / "d", [path], limit=200, holdout=0.1)
+    assert metrics["rows_in"] == 200 == metrics["train"] + metrics["holdout"]  # type: ignore[operator]
+    assert metrics["holdout"] > 0  # type: ignore[operator]
+
+
+def test_a_document_that_falls_into_the_holdout_alone_is_no_training_data(tmp_path: Path) -> None:
+    for i in range(100):
+        (tmp_path / "a.txt").write_text(f"document {i}")
+        try:
+            run_data(tmp_path / "d", [tmp_path / "a.txt"], holdout=0.4)
+        except DataError as error:
+            assert "fell into the holdout" in str(error)
+            return
+    raise AssertionError("one of a hundred documents falls into the holdout")
+
+
+def test_the_built_in_world_keeps_its_own_holdout(tmp_path: Path) -> None:
+    output, metrics = run_data(tmp_path / "d", builtin="microworld/prompts", limit=30)
+    assert metrics["train"] == 30
+    assert metrics["holdout"] == 400
+    shown = [json.dumps(row["prompt"]) for row in split_rows(output, "train")]
+    assert not set(shown) & {json.dumps(row["prompt"]) for row in split_rows(output, "holdout")}
+    _, none = run_data(tmp_path / "e", builtin="microworld/prompts", limit=30, holdout=0.0)
+    assert none["holdout"] == 0
+
+
+def test_rows_of_the_world_that_are_in_training_leave_the_holdout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines.data import microworld
+
+    monkeypatch.setattr(
+        microworld, "generate", lambda track, split, size=None: iter([{"text": "same"}, {"text": split}] * 50)
+    )
+    _, metrics = run_data(tmp_path, builtin="microworld/text", max_dropped=0.3)
+    assert metrics["dropped_also_in_train"] == 50
+    with pytest.raises(DataError, match="also_in_train"):
+        run_data(tmp_path, builtin="microworld/text")
+
+
+def test_large_rows_go_into_several_files_and_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data._Rows, "BATCH_BYTES", 100)
+    monkeypatch.setattr(data._Rows, "FILE_BYTES", 1_000)
+    output, _ = run_data(tmp_path / "d", [numbered(tmp_path / "a.jsonl", 500)], holdout=0.0)
+    files = sorted(output.glob("train-*.parquet"))
+    assert len(files) > 2
+    assert pq.ParquetFile(files[0]).num_row_groups > 2
+    assert texts(output, "train") == [f"row {i}" for i in range(500)]
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
+    path = numbered(tmp_path / "a.jsonl")
+    one, two = (run_data(tmp_path / name, [path])[0] for name in "de")
+    assert all((one / file.name).read_bytes() == file.read_bytes() for file in two.iterdir())

@@ -1,0 +1,171 @@
+"""Token tables: written in shards, read memory-mapped, and made by the tokens stage from every format."""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from data_jobs import run_data, run_tokenizer, run_tokens, write_jsonl
+
+from pipelines.data.chat import ChatRenderer
+from pipelines.data.tokens import TokenTable, TokenWriter
+from pipelines.errors import ArtifactError
+
+ROWS = [{"input_ids": list(range(1, n + 1)), "num_bytes": 10 * n} for n in (3, 0, 5, 1)]
+
+
+def write(folder: Path, rows: list[dict[str, Any]] = ROWS, *, vocab_size: int = 100, shard_tokens: int = 4) -> Path:
+    folder.mkdir(exist_ok=True)
+    writer = TokenWriter(folder, format="text", vocab_size=vocab_size, shard_tokens=shard_tokens)
+    for row in rows:
+        writer.append("train", {column: [value] for column, value in row.items()})
+    writer.close()
+    return folder
+
+
+def plain(row: dict[str, Any]) -> dict[str, Any]:
+    return {column: value.tolist() if isinstance(value, np.ndarray) else value for column, value in row.items()}
+
+
+@pytest.mark.parametrize("shard_tokens", [1, 4, 1000])
+def test_rows_come_back_from_any_number_of_shards(shard_tokens: int, tmp_path: Path) -> None:
+    table = TokenTable.open(write(tmp_path, shard_tokens=shard_tokens), "train")
+    assert [plain(table.row(i)) for i in range(len(table))] == ROWS
+    assert table.lengths("input_ids").tolist() == [3, 0, 5, 1]
+    assert table.lengths("num_bytes").tolist() == [30, 0, 50, 10]
+    assert table.lengths("input_ids").dtype == np.int64
+    assert table.tokens == 9
+    assert len(TokenTable.open(tmp_path, "holdout")) == 0
+    for row in (4, -1):
+        with pytest.raises(IndexError):
+            table.ids("input_ids", row)
+
+
+def test_a_table_travels_by_its_place(tmp_path: Path) -> None:
+    rows = [{"input_ids": [7] * 50_000, "num_bytes": 1}]
+    table = TokenTable.open(write(tmp_path, rows), "train")
+    packed = pickle.dumps(table)
+    assert len(packed) < 1_000
+    assert plain(pickle.loads(packed).row(0)) == rows[0]
+
+
+def test_ids_are_read_only_views(tmp_path: Path) -> None:
+    ids = TokenTable.open(write(tmp_path), "train").ids("input_ids", 0)
+    with pytest.raises(ValueError, match="read-only"):
+        ids[0] = 9
+
+
+@pytest.mark.parametrize(("vocab_size", "dtype"), [(65_536, "uint16"), (65_537, "uint32"), (70_000, "uint32")])
+def test_the_type_follows_the_vocabulary(vocab_size: int, dtype: str, tmp_path: Path) -> None:
+    rows = [{"input_ids": [0, vocab_size - 1], "num_bytes": 1}]
+    table = TokenTable.open(write(tmp_path, rows, vocab_size=vocab_size), "train")
+    assert table.ids("input_ids", 0).tolist() == [0, vocab_size - 1]
+    assert table.ids("input_ids", 0).dtype == dtype
+
+
+@pytest.mark.parametrize("token", [100, -1])
+def test_an_id_outside_the_vocabulary_is_never_written(token: int, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="does not fit a vocabulary of 100"):
+        write(tmp_path, [{"input_ids": [token], "num_bytes": 1}])
+
+
+def test_rows_that_do_not_fit_together_are_never_written(tmp_path: Path) -> None:
+    writer = TokenWriter(tmp_path, format="text", vocab_size=9)
+    for rows in ({"input_ids": [[1]]}, {"input_ids": [[1]], "num_bytes": [1, 2]}):
+        with pytest.raises(ValueError, match="equally many"):
+            writer.append("train", rows)
+
+
+def test_a_folder_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="no tokens artifact"):
+        TokenTable.open(tmp_path, "train")
+
+
+# --- the stage -----------------------------------------------------------------------------------------------------
+
+CHATS = [
+    {
+        "messages": [
+            {"role": "user", "content": f"Where is the drum {i}?"},
+            {"role": "assistant", "content": f"In the bärn {i}."},
+        ]
+    }
+    for i in range(30)
+]
+
+
+@pytest.fixture(scope="module")
+def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("chats")
+    return run_data(folder, [write_jsonl(folder / "a.jsonl", CHATS)], format="chat", holdout=0.2)[0]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(chats: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_tokenizer(tmp_path_factory.mktemp("tokenizer"), {chats: 1.0}, chat_template="plain")[0]
+
+
+def encoded(tmp_path: Path, tokenizer: Path, format: str, rows: list[Any]) -> TokenTable:
+    data, _ = run_data(tmp_path / "d", [write_jsonl(tmp_path / "a.jsonl", rows)], format=format, holdout=0.0)
+    return TokenTable.open(run_tokens(tmp_path / "t", data, tokenizer, format)[0], "train")
+
+
+def test_documents_start_with_bos_and_end_with_eos(tokenizer: Path, tmp_path: Path) -> None:
+    renderer = ChatRenderer.load(tokenizer)
+    texts = ["The drum.", "Wörter <|eos|> 😀\r\n"]
+    table = encoded(tmp_path, tokenizer, "text", [{"text": text} for text in texts])
+    for i, text in enumerate(texts):
+        ids = table.ids("input_ids", i).tolist()
+        assert (ids[0], ids[-1]) == (renderer.bos_id, renderer.eos_id)
+        assert ids.count(renderer.eos_id) == 1
+        assert renderer.decode(ids) == text
+        assert table.value("num_bytes", i) == len(text.encode())
+
+
+def test_conversations_keep_their_mask_and_what_it_covers(chats: Path, tokenizer: Path, tmp_path: Path) -> None:
+    renderer = ChatRenderer.load(tokenizer)
+    output, metrics = run_tokens(tmp_path, chats, tokenizer, "chat")
+    train, holdout = TokenTable.open(output, "train"), TokenTable.open(output, "holdout")
+    assert (len(train), len(holdout)) == (metrics["train_rows"], metrics["holdout_rows"])
+    assert len(train) + len(holdout) == metrics["rows"] == len(CHATS)
+    assert metrics["tokens"] == train.lengths("input_ids").sum() + holdout.lengths("input_ids").sum()
+    seen = set()
+    for table in (train, holdout):
+        for i in range(len(table)):
+            row = table.row(i)
+            answer = renderer.decode(row["input_ids"][row["assistant_mask"].astype(bool)])
+            assert row["num_bytes"] == len(answer.encode())
+            seen.add(answer)
+    assert seen == {chat["messages"][1]["content"] for chat in CHATS}
+
+
+def test_pairs_share_their_prompt(tokenizer: Path, tmp_path: Path) -> None:
+    renderer = ChatRenderer.load(tokenizer)
+    table = encoded(tmp_path, tokenizer, "preference", [{"prompt": "Hi?", "chosen": "Yes.", "rejected": "No."}])
+    row = {column: value.tolist() for column, value in table.row(0).items()}
+    user, yes = {"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Yes."}
+    assert row["prompt_ids"] == renderer.prompt([user])
+    assert row["prompt_ids"] + row["chosen_ids"] == renderer.conversation([user, yes])[0]
+    assert renderer.decode(row["rejected_ids"], False) == "No.<|end|>"
+
+
+def test_prompts_keep_their_messages_and_columns(tokenizer: Path, tmp_path: Path) -> None:
+    table = encoded(tmp_path, tokenizer, "prompt", [{"prompt": "Hi\u2028?", "length": 3, "who": "Ä\ud800"}])
+    row = table.row(0)
+    assert row["prompt"] == [{"role": "user", "content": "Hi\u2028?"}]
+    assert json.loads(row["columns"]) == {"length": 3, "who": "Ä\ud800"}
+    assert row["prompt_ids"].tolist() == ChatRenderer.load(tokenizer).prompt(row["prompt"])
+
+
+def test_many_batches_and_shards_give_the_same_rows(
+    tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"text": f"drum {i}"} for i in range(2_500)]
+    renderer = ChatRenderer.load(tokenizer)
+    monkeypatch.setattr(TokenWriter.__init__, "__kwdefaults__", {"shard_tokens": 3_000})
+    table = encoded(tmp_path, tokenizer, "text", rows)
+    assert len(table.shards) == 3
+    for i in (0, 1_023, 1_024, 2_499):
+        assert table.ids("input_ids", i).tolist() == renderer.document(f"drum {i}")
