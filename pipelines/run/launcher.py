@@ -130,6 +130,8 @@ class Worker(Protocol):
     """A started job: one process group, whose leader is the process that was started."""
 
     pid: int
+    single: bool
+    """Whether the leader is the worker itself, not a launcher with its own way of stopping ranks."""
 
     def wait(self, seconds: float) -> int | None:
         """The leader's exit status, or None when it still runs after this time."""
@@ -145,6 +147,7 @@ class Launched:
                 command, stdin=lock, stdout=out, stderr=out, env=dict(environment), start_new_session=True
             )
         self.pid = self._process.pid
+        self.single = "pipelines.run.worker" in command[:3]
 
     def wait(self, seconds: float) -> int | None:
         try:
@@ -155,6 +158,8 @@ class Launched:
 
 class Forked:
     """A job in a fork of the warm process."""
+
+    single = True
 
     def __init__(self, workdir: Path, log: Path, lock: int):
         self._process = _CONTEXT.Process(target=_in_the_fork, args=(str(workdir), str(log), _Inherited(lock)))

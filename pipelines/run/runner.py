@@ -25,6 +25,7 @@ from pipelines.store.stale import Position, Reason, why
 
 _LIBRARIES = ("torch", "transformers", "accelerate", "trl", "datasets", "tokenizers", "safetensors", "numpy", "lm_eval")
 _POLL_SECONDS = 0.05
+_INSIST_SECONDS = 1.0
 _LOG_LINES = 30
 
 
@@ -120,6 +121,7 @@ class Runner:
         for source in self.plan.sources(job).values():
             if source.name not in self.found:
                 self._ensure(source)
+        self._signals.refuse()
         with self.store.lock(job) as lock:
             again = look(job, self.store, self.found)  # another run may have finished it before we had the lock
             if again.artifact:
@@ -199,6 +201,7 @@ class _Signals:
 
     def __init__(self) -> None:
         self.asked = False
+        self._asked_at = 0.0
         self._worker: Worker | None = None
 
     @contextmanager
@@ -210,6 +213,11 @@ class _Signals:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def refuse(self) -> None:
+        """Raise Stopped if anybody asked to stop."""
+        if self.asked:
+            raise Stopped("stopped between two jobs; run the same command again to go on")
+
     def wait(self, worker: Worker, tick: Callable[[], None]) -> int:
         """Until every process of the job has ended; the status of its leader."""
         self._worker = worker
@@ -218,6 +226,7 @@ class _Signals:
         try:
             while (status := worker.wait(_POLL_SECONDS)) is None:
                 tick()
+                self._insist(worker)
             while status != 0 and not gone(worker):  # a launcher may end before its ranks, which are still saving
                 tick()
                 time.sleep(_POLL_SECONDS)
@@ -225,10 +234,16 @@ class _Signals:
             self._worker = None
         return status
 
+    def _insist(self, worker: Worker) -> None:
+        """Ask again: a signal that arrives inside a destructor or a callback is lost."""
+        if self.asked and worker.single and time.monotonic() - self._asked_at > _INSIST_SECONDS:
+            self._asked_at = time.monotonic()
+            stop(worker)
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        again, self.asked = self.asked, True
+        again, self.asked, self._asked_at = self.asked, True, time.monotonic()
         if self._worker is None:
-            raise Stopped("stopped between two jobs; run the same command again to go on")
+            self.refuse()
         if again and number == signal.SIGINT:
             stop(self._worker, signal.SIGKILL)
         elif not again:

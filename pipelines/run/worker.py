@@ -77,11 +77,13 @@ def run_job(workdir: Path) -> int:
     except PipelineError as error:
         outcome = _failure(error)
         print(error, file=sys.stderr)
-    except KeyboardInterrupt:
-        outcome = _failure(Stopped("interrupted; run the same command again to go on"))
+    except KeyboardInterrupt as error:
+        outcome = _failure(Stopped(f"stopped by {error or 'SIGINT'}; run the same command again to go on"))
     except Exception as error:
         traceback.print_exc()
         outcome = _failure(_of_the_machine(error), traceback.format_exc())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # how it ended is known and only has to be written
     outcome |= {"seconds": round(time.monotonic() - started, 3), "time": time.time(), "rank": rank}
     if rank == 0 or outcome["outcome"] != "done":
         write_json(workdir / ("outcome.json" if rank == 0 else f"outcome-{rank}.json"), outcome)
@@ -140,9 +142,11 @@ def _of_the_machine(error: Exception) -> Exception:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """Until a trainer has its own handler there is nothing to save: leave, and start again next time."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    raise Stopped(f"stopped by {signal.Signals(number).name}; run the same command again to go on")
+    """Until a trainer has its own handler there is nothing to save: leave, and start again next time.
+
+    No ordinary exception: libraries catch those while they are imported.
+    """
+    raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 def _rank() -> int:
