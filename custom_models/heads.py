@@ -16,9 +16,8 @@ from .decoder import DecoderModel, DecoderPreTrainedModel
 class DecoderForSequenceClassification(DecoderPreTrainedModel):
     """`num_labels` scores (one for a reward model) read at each row's last token."""
 
-    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [
-        r"^lm_head\."
-    ]  # a language model may become a reward model
+    # A language model may become a reward model.
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"^lm_head\."]
 
     def __init__(self, config: DecoderConfig):
         super().__init__(config)

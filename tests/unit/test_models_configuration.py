@@ -59,6 +59,7 @@ def test_one_period_of_layer_types_is_repeated_and_survives_being_saved(tmp_path
 def test_a_saved_configuration_names_every_class_and_caches_again(tmp_path):
     config = DecoderConfig()
     config.use_cache = False  # as Trainer leaves it
+    config.auto_map = {"AutoConfig": "configuration.DecoderConfig"}  # as a folder with one class only leaves it
     config.save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
     assert config.use_cache is False
