@@ -18,7 +18,7 @@ NAME = "the stage's name"
 def read_layers(path: Path, overrides: Sequence[str], problems: list[Problem]) -> tuple[Node, tuple[str, ...]]:
     """One tree of all layers, without `extends` and `like`, each stage with its kind, and the names of all stages;
     a stage whose kind cannot be known is reported and left out of the tree. Raises Unreadable."""
-    tree = _with_parent(path, read_tree(path, problems), problems)
+    tree = _with_parent(path, _read(path, problems), problems)
     for number, override in enumerate(overrides, start=1):
         tree = _with_override(tree, override, Place(SET, number, 1), problems)
     stages = tree.child("stages")
@@ -31,6 +31,14 @@ def read_layers(path: Path, overrides: Sequence[str], problems: list[Problem]) -
         names += tuple(name for name in expanded if name not in names)
         tree = replace(tree, value=tree.value | {"stages": replace(stages, value=expanded)})
     return tree, names
+
+
+def _read(path: Path, problems: list[Problem]) -> Node:
+    """One file, in which a slip in the word `stages` is reported and read as meant."""
+    tree = read_tree(path, problems)
+    key = _meant(tree.value, "stages", problems)
+    named = {"stages" if name == key else name: node for name, node in tree.value.items()}
+    return replace(tree, value=named)
 
 
 def _with_parent(path: Path, tree: Node, problems: list[Problem]) -> Node:
@@ -47,7 +55,7 @@ def _with_parent(path: Path, tree: Node, problems: list[Problem]) -> Node:
     parent = Path(os.path.normpath(path.parent / node.value))
     if not parent.is_file():
         raise Unreadable(*problems, Problem(*node.place, "extends", f"there is no file {parent}"))
-    base = read_tree(parent, problems)
+    base = _read(parent, problems)
     if "extends" in base.value:
         message = f"{parent} extends another recipe itself; one level is the limit"
         raise Unreadable(*problems, Problem(*node.place, "extends", message))
@@ -168,9 +176,9 @@ def _spelt_out(node: Node, key: str | int, path: KeyPath) -> Node:
         return replace(node, value={}) if isinstance(key, str) else node
     if isinstance(node.value, dict | list):
         return node
-    if isinstance(key, int):
-        return replace(node, value=[node])
     match path:
+        case ("data", _, "files") | ("stages", _, "models" | "tasks") if isinstance(key, int):
+            return replace(node, value=[node])
         case ("launch",) | ("launch", "stages", _):
             return replace(node, value={"config": node})
         case ("stages", _):

@@ -1,7 +1,7 @@
 """A recipe file in, a Recipe out that knows where each of its values stands; or every problem at once."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -107,5 +107,11 @@ def _tidy(problems: Sequence[Problem]) -> list[Problem]:
     """By place. What a stage takes over by `like` is told once, where it is written."""
     found: dict[tuple[str, int, int, str], Problem] = {}
     for problem in sorted(problems, key=lambda it: (it.file, it.line, it.column, len(it.path))):
-        found.setdefault((problem.file, problem.line, problem.column, problem.message), problem)
+        told = replace(problem, path=_printable(problem.path), message=_printable(problem.message))
+        found.setdefault((told.file, told.line, told.column, told.message), told)
     return list(found.values())
+
+
+def _printable(text: str) -> str:
+    """On one line, and without anything that a terminal would obey."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,9 +1,10 @@
 """As much of a recipe as could be understood, so that a fault in one place hides none elsewhere."""
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from pipelines.errors import KeyPath
 from pipelines.recipe.base import Reads, Section
@@ -118,19 +119,26 @@ def _section(cls: type[Section], tree: Node, path: KeyPath, broken: set[KeyPath]
             built.__dict__.pop(name, None)
     if cls is Dataset and "builtin" in values:
         built.__dict__.pop("format", None)
-        if values["builtin"] in BUILTIN:
+        if isinstance(values["builtin"], str) and values["builtin"] in BUILTIN:
             built.__dict__["format"] = BUILTIN[values["builtin"]]
     return built
 
 
 def _value(cls: type[Section], name: str, value: Any) -> Any:
+    try:
+        return _validator(cls, name).validate_python(value)
+    except ValidationError:
+        return UNKNOWN
+
+
+@cache
+def _validator(cls: type[Section], name: str) -> Any:
+    """Of one field alone, as the section would check it."""
+    from pydantic import TypeAdapter  # a good recipe needs none of this
+
     info = cls.model_fields[name]
     kind = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
-    config = None if list(sections_in(info.annotation)) else ConfigDict(strict=True)
-    try:
-        return TypeAdapter(kind, config=config).validate_python(value)
-    except (ValidationError, TypeError):
-        return UNKNOWN
+    return TypeAdapter(kind, config=None if list(sections_in(info.annotation)) else ConfigDict(strict=True))
 
 
 def _nested(cls: type[Section], tree: Node, path: KeyPath, broken: set[KeyPath]) -> Any:

@@ -267,6 +267,7 @@ _SYNTAX = (
     ("found unexpected end of stream", "a quote is not closed"),
     ("unexpected document separator", "a quote or bracket is not closed"),
     ("cannot start any token", "text that begins with @, ` or % needs quotes"),
+    ("expected the node content", "a value is missing here, or a { or [ is not closed"),
     ("unknown escape character", 'unknown escape in "..."; write \\\\ for a backslash, or use single quotes'),
 )
 

@@ -6,14 +6,20 @@ from collections.abc import Iterable
 
 def closest(word: str, known: Iterable[str]) -> str | None:
     """The known word that differs least, if it is near enough to be worth naming."""
-    scored = []
-    for candidate in known:
-        slips = _slips(word.lower(), candidate.lower())
-        likeness = difflib.SequenceMatcher(None, word.lower(), candidate.lower()).ratio()
-        begins = len(word) >= 3 and candidate.lower().startswith(word.lower())
-        if slips <= 1 or likeness >= 0.6 or begins:
-            scored.append((slips, sorted(word) != sorted(candidate), -likeness, candidate))
-    return min(scored)[-1] if scored else None
+    names = list(known)
+    slips = [name for name in names if is_typo(word.lower(), name.lower()) or word.lower() == name.lower()]
+    if slips:
+        return min(slips, key=lambda name: (sorted(word) != sorted(name), -_likeness(word, name), name))
+    return min((name for name in names if _is_alike(word, name)), key=lambda name: -_likeness(word, name), default=None)
+
+
+def _is_alike(word: str, name: str) -> bool:
+    begins = len(word) >= 3 and name.lower().startswith(word.lower())
+    return begins or _likeness(word, name) >= 0.6
+
+
+def _likeness(word: str, name: str) -> float:
+    return difflib.SequenceMatcher(None, word.lower(), name.lower()).ratio()
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -23,21 +29,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def is_typo(word: str, known: str) -> bool:
-    """One slip of the fingers away: a letter missing, added, wrong, or two swapped."""
-    return _slips(word, known) == 1
-
-
-def _slips(a: str, b: str) -> int:
-    """Damerau-Levenshtein distance (adjacent swaps count once)."""
-    if abs(len(a) - len(b)) > 12 or max(len(a), len(b)) > 64:
-        return 64
-    before, last = [0] * (len(b) + 1), list(range(len(b) + 1))
-    for i, letter in enumerate(a, start=1):
-        row = [i]
-        for j, other in enumerate(b, start=1):
-            cost = min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (letter != other))
-            if i > 1 and j > 1 and letter == b[j - 2] and a[i - 2] == other:
-                cost = min(cost, before[j - 2] + 1)
-            row.append(cost)
-        before, last = last, row
-    return last[-1]
+    """One slip of the fingers away: a letter missing, added, wrong, or two neighbours swapped."""
+    start = next((i for i, (a, b) in enumerate(zip(word, known, strict=False)) if a != b), min(len(word), len(known)))
+    word, known = word[start:], known[start:]
+    while word and known and word[-1] == known[-1]:
+        word, known = word[:-1], known[:-1]
+    return (len(word) <= 1 and len(known) <= 1 and word != known) or (len(word) == 2 and word == known[::-1])

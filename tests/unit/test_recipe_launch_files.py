@@ -1,0 +1,117 @@
+"""Launch files, templates, data files and locks: what lies beside a recipe."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.errors import DataError, MachineError
+from pipelines.recipe.accelerate_files import read_accelerate
+from pipelines.recipe.load import find_problems, load_recipe
+from pipelines.recipe.lock import lock_path, read_lock, write_lock
+
+RECIPE = """\
+name: x
+data: {text: {builtin: microworld/text}}
+model: {hidden_size: 64, num_hidden_layers: 2, num_attention_heads: 4}
+stages:
+  tokenizer: {vocab_size: 512, data: text}
+  pretrain: {data: text, duration: 9 steps, global_batch_size: 12, learning_rate: 1e-3, mixed_precision: bf16}
+launch: here
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("accelerate").mkdir()
+    Path("r.yaml").write_text(RECIPE)
+    launch("num_processes: 2\n")
+    return Path("r.yaml")
+
+
+def launch(text: str) -> None:
+    Path("accelerate/here.yaml").write_text(text)
+
+
+def problems(recipe: Path) -> list[str]:
+    return [str(problem) for problem in find_problems(recipe)]
+
+
+def test_the_shipped_files_are_read(recipe: Path) -> None:
+    cpu, two, gpu, eight = (read_accelerate(name, recipe) for name in ("cpu", "cpu-2", "gpu-1", "gpu-8"))
+    assert (cpu.num_processes, cpu.device) == (1, "cpu")
+    assert (two.num_processes, two.device) == (2, "cpu")
+    assert (gpu.num_processes, gpu.device) == (1, "gpu")
+    assert (eight.num_processes, eight.device, eight.num_machines) == (8, "gpu", 1)
+
+
+def test_a_file_beside_the_recipe_comes_first(recipe: Path) -> None:
+    Path("accelerate/cpu.yaml").write_text("num_processes: 5\nuse_cpu: yes\nmixed_precision: no\n")
+    found = read_accelerate("cpu", recipe)
+    assert (found.num_processes, found.device, found.mixed_precision) == (5, "cpu", "no")
+    assert found.path.parent == Path("accelerate").resolve()
+
+
+def test_a_file_that_is_not_there_is_named_with_those_that_are(recipe: Path) -> None:
+    with pytest.raises(MachineError, match=r"no launch file 'heer'; there are .*here.*; did you mean 'here'\?"):
+        read_accelerate("heer", recipe)
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n", "num_processes: many\n", "num_processes: 0\n", "a: [", "a: *b\n"])
+def test_a_broken_file_is_a_fault_of_the_recipe(recipe: Path, text: str) -> None:
+    launch(text)
+    if text in ("", "- 1\n", "a: [", "a: *b\n") or "num" in text:
+        (line,) = problems(recipe)
+        assert line.startswith("r.yaml:7:9: launch: launch file ")
+        assert "accelerate/here.yaml" in line
+
+
+def test_precision_is_the_stages(recipe: Path) -> None:
+    assert problems(recipe) == []
+    launch("num_processes: 2\nmixed_precision: bf16\n")
+    assert problems(recipe) == []
+    launch("num_processes: 2\nmixed_precision: 'no'\n")
+    (line,) = problems(recipe)
+    assert line.startswith("r.yaml:6:106: stages.pretrain.mixed_precision: is bf16, but ")
+    assert line.endswith("says no; precision is the stage's: remove the line there")
+
+
+def test_batches_divide_over_processes_and_micro_batches(recipe: Path) -> None:
+    launch("num_processes: 5\n")
+    assert problems(recipe) == [
+        "r.yaml:6:64: stages.pretrain.global_batch_size: 12 is not a multiple of 5 processes (launch file here)"
+    ]
+    launch("num_processes: 3\n")
+    assert [str(it) for it in find_problems(recipe, ["launch.micro_batch_size=4"])] == []
+    assert len(find_problems(recipe, ["launch.micro_batch_size=3"])) == 1
+    assert find_problems(recipe, ["launch.micro_batch_size=3", "launch.stages.pretrain.micro_batch_size=2"]) == []
+
+
+def test_data_files_and_templates_are_looked_for_from_the_recipe(recipe: Path) -> None:
+    text = RECIPE.replace("builtin: microworld/text", "files: [mine/**/*.txt, 'odd[1].txt']")
+    recipe.write_text(text.replace("data: text}\n", "data: text, chat_template: own.jinja}\n"))
+    assert [line.split(": ")[1] for line in problems(recipe)] == [
+        "data.text.files[0]",
+        "data.text.files[1]",
+        "stages.tokenizer.chat_template",
+    ]
+    Path("mine/deep").mkdir(parents=True)
+    for name in ("mine/deep/a.txt", "odd[1].txt", "own.jinja"):
+        Path(name).touch()
+    assert problems(recipe) == []
+    assert load_recipe(recipe).recipe.data["text"].files == ("mine/**/*.txt", "odd[1].txt")
+
+
+def test_a_lock_is_read_as_it_was_written(recipe: Path) -> None:
+    assert read_lock(recipe) == {}
+    pinned = {"roneneldan/TinyStories": {"revision": "0" * 40}}
+    assert write_lock(recipe, pinned) == lock_path(recipe) == Path("r.lock")
+    assert read_lock(recipe) == pinned
+    assert [path.name for path in Path().iterdir() if "tmp" in path.name] == []
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"a": 1}', "{"])
+def test_a_broken_lock_says_what_to_do(recipe: Path, text: str) -> None:
+    lock_path(recipe).write_text(text)
+    with pytest.raises(DataError, match="make data"):
+        read_lock(recipe)
