@@ -32,6 +32,7 @@ class ChatRenderer:
         self.end_of_turn_id: int = info["end_of_turn_id"]
         self.stop_ids: list[int] = info["stop_ids"]
         self.vocab_size: int = info["vocab_size"]
+        self._control = {token.content: number for number, token in tokenizer.get_added_tokens_decoder().items()}
         self.add_bos_token: bool = info["add_bos_token"]
 
     @classmethod
@@ -49,9 +50,8 @@ class ChatRenderer:
     @cached_property
     def template(self) -> Template:
         """Made when a conversation comes: plain text needs none."""
-        tokens = [token.content for token in self.tokenizer.get_added_tokens_decoder().values()]
-        template = Template(self._source, name=self._name, tokens=tokens)
-        if self.tokenizer.token_to_id(template.end_of_turn) != self.end_of_turn_id:
+        template = Template(self._source, name=self._name, tokens=self._control)
+        if self._control.get(template.end_of_turn) != self.end_of_turn_id:
             raise ArtifactError(
                 f"{self._name}: ends a turn with {template.end_of_turn}, which is not what info.json says"
             )
@@ -128,7 +128,7 @@ class ChatRenderer:
         for pieces in rows:
             ids, mask = list(self._bos), [0] * len(self._bos)
             for piece in pieces:
-                new = [self.tokenizer.token_to_id(piece.text)] if piece.is_token else encoded[piece.text]
+                new = [self._control[piece.text]] if piece.is_token else encoded[piece.text]
                 ids += new
                 mask += [int(piece.is_trained)] * len(new)
             assembled.append((ids, mask))

@@ -231,12 +231,17 @@ def _data_of_object(path: Path, text: "_Text") -> Iterator[Item]:
     rows = whole.get("data") if whole else None
     if isinstance(rows, list):
         for number, row in enumerate(rows, 1):
-            yield Item(*((row, None) if isinstance(row, dict) else (None, "not_an_object")), str(path), number)
+            yield _element(row, path, number)
         return
     if whole is not None:
         yield Item(whole, None, str(path), 1)
         return
     yield from _read_jsonl(path)
+
+
+def _element(value: Any, path: Path, line: int) -> Item:
+    is_row = isinstance(value, dict)
+    return Item(value if is_row else None, None if is_row else "not_an_object", str(path), line)
 
 
 class _Text:
@@ -289,7 +294,7 @@ def _array(text: _Text, position: int) -> Iterator[Item]:
         if whole:
             line += text.buffer.count("\n", counted, position)
             counted = position
-            yield Item(*((value, None) if isinstance(value, dict) else (None, "not_an_object")), str(text.path), line)
+            yield _element(value, text.path, line)
             position = end
         elif len(text.buffer) - position > LARGEST_ROW or not text.more():
             line += text.buffer.count("\n", counted, position)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,14 @@ def run(ctx: StageContext) -> Metrics:
     config = ctx.job.config
     assert isinstance(config, TokenizerStage)
     template = chat_template(Path(next(iter(ctx.job.files))), add_bos_token=config.add_bos_token)
-    sample = Sample({ctx.inputs[role]: share for role, share in ctx.job.mixture}, config.max_bytes)
+    sample = Sample([(ctx.inputs[role], share) for role, share in ctx.job.mixture], config.max_bytes)
     tokenizer = train(iter(sample), vocab_size=config.vocab_size, template=template)
     if config.add_bos_token:
         add_bos(tokenizer)
     ctx.output.mkdir(parents=True, exist_ok=True)
     info = save(ctx.output, tokenizer, template, add_bos_token=config.add_bos_token)
-    return {"vocab_size": info["vocab_size"], "bytes": sample.bytes} | _measures(tokenizer, sample, config.vocab_size)
+    measures = _measures(tokenizer, sample)
+    return {"vocab_size": info["vocab_size"], "vocab_size_asked": config.vocab_size, "bytes": sample.bytes, **measures}
 
 
 def chat_template(path: Path, *, add_bos_token: bool) -> Template:
@@ -81,7 +82,8 @@ def add_bos(tokenizer: Tokenizer) -> None:
 
 def save(folder: Path, tokenizer: Tokenizer, template: Template, *, add_bos_token: bool) -> dict[str, Any]:
     """Write the folder that AutoTokenizer and ChatRenderer load; returns the content of info.json."""
-    ids = {token: tokenizer.token_to_id(token) for token in template.tokens}
+    vocabulary = tokenizer.get_vocab()
+    ids = {token: vocabulary[token] for token in template.tokens}
     end_of_turn, eos = ids[template.end_of_turn], ids[SPECIAL["eos_token"]]
     info = {
         "vocab_size": tokenizer.get_vocab_size(),
@@ -110,17 +112,17 @@ def save(folder: Path, tokenizer: Tokenizer, template: Template, *, add_bos_toke
 class Sample:
     """Texts of several datasets in their shares of bytes: rows evenly spread over each dataset, in its order."""
 
-    def __init__(self, shares: dict[Path, float], max_bytes: int):
-        sizes = {folder: sum(len(text.encode()) for text in _texts(folder)) for folder in shares}
+    def __init__(self, shares: Sequence[tuple[Path, float]], max_bytes: int):
+        sizes = {folder: sum(len(text.encode()) for text in _texts(folder)) for folder, _ in shares}
         empty = [str(folder) for folder, size in sizes.items() if not size]
         if empty:
             raise DataError(f"{', '.join(empty)}: no text to learn a tokenizer from")
-        wanted = [sizes[folder] / share for folder, share in shares.items()]
+        wanted = [sizes[folder] / share for folder, share in shares]
         self.bytes = int(min(max_bytes, max(wanted), REPEATS * min(wanted)))
-        self.rates = {folder: self.bytes * share / sizes[folder] for folder, share in shares.items()}
+        self.rates = [(folder, self.bytes * share / sizes[folder]) for folder, share in shares]
 
     def __iter__(self) -> Iterator[str]:
-        for folder, rate in self.rates.items():
+        for folder, rate in self.rates:
             for number, text in enumerate(_texts(folder)):
                 for _ in range(int((number + 1) * rate) - int(number * rate)):
                     yield text
@@ -135,7 +137,7 @@ def _texts(folder: Path) -> Iterator[str]:
                 yield from (message["content"] for message in row["messages"])
 
 
-def _measures(tokenizer: Tokenizer, sample: Sample, asked: int) -> Metrics:
+def _measures(tokenizer: Tokenizer, sample: Sample) -> Metrics:
     """What shows a bad vocabulary: few merges, tokens that are never used, frequent words in many pieces."""
     tokenizer.encode_special_tokens = True
     used: Counter[int] = Counter()
@@ -160,7 +162,6 @@ def _measures(tokenizer: Tokenizer, sample: Sample, asked: int) -> Metrics:
             f"{len(frequent)} words): lower max_bytes or change the mixture"
         )
     return {
-        "vocab_size_asked": asked,
         "bytes_per_token": round(size / max(1, used.total()), 4),
         "tokens_per_frequent_word": round(pieces / max(1, len(frequent)), 3),
         "longest_token_bytes": max(map(len, tokenizer.get_vocab(with_added_tokens=False))),

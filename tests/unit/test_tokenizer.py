@@ -113,15 +113,17 @@ def test_shares_are_of_bytes_and_the_sample_is_spread_over_the_data(tmp_path: Pa
     for letter, rows in (("a", 1_000), ("b", 500)):
         path = write_jsonl(tmp_path / f"{letter}.jsonl", [{"text": letter * 10} for _ in range(rows)])
         folders[letter] = run_data(tmp_path / letter, [path], holdout=0.0)[0]
-    both = list(Sample({folders["a"]: 0.5, folders["b"]: 0.5}, 10**9))
+    both = list(Sample([(folders["a"], 0.5), (folders["b"], 0.5)], 10**9))
     assert (both.count("a" * 10), both.count("b" * 10)) == (1_000, 1_000)
-    cut = list(Sample({folders["a"]: 0.75, folders["b"]: 0.25}, 4_000))
+    cut = list(Sample([(folders["a"], 0.75), (folders["b"], 0.25)], 4_000))
     assert (cut.count("a" * 10), cut.count("b" * 10)) == (300, 100)
     # A dataset is repeated ten times at most: then the others give less.
-    rare = list(Sample({folders["a"]: 0.01, folders["b"]: 0.99}, 10**9))
+    rare = list(Sample([(folders["a"], 0.01), (folders["b"], 0.99)], 10**9))
     assert (rare.count("a" * 10), rare.count("b" * 10)) == (pytest.approx(50, abs=1), pytest.approx(5_000, abs=60))
+    twice = list(Sample([(folders["b"], 0.5), (folders["b"], 0.5)], 10**9))
+    assert twice.count("b" * 10) == 1_000
     numbered = write_jsonl(tmp_path / "n.jsonl", [{"text": f"{i:010d}"} for i in range(1_000)])
-    spread = list(Sample({run_data(tmp_path / "n", [numbered], holdout=0.0)[0]: 1.0}, 1_000))
+    spread = list(Sample([(run_data(tmp_path / "n", [numbered], holdout=0.0)[0], 1.0)], 1_000))
     assert [int(text) for text in spread] == list(range(9, 1_000, 10))
 
 
