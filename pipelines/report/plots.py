@@ -1,0 +1,225 @@
+"""Curves of a run as inline SVG, readable on light and on dark paper. The only module that knows matplotlib."""
+
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from pipelines.data import microworld
+from pipelines.report.collect import Report, StageFacts
+from pipelines.report.figures import thinned
+
+INK = "#010203"
+"""Stands for the page's own text colour, whatever that is."""
+BLUE, ORANGE, GREY = "#4c86c6", "#d9822b", "#8a8f98"
+POINTS = 300
+SIZE = (4.6, 2.35)
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a plot."""
+
+    label: str
+    steps: list[float]
+    values: list[float]
+    colour: str = BLUE
+    spread: list[float] | None = None
+    """A standard error for each value, drawn as a band."""
+    dotted: bool = False
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One picture with its caption."""
+
+    stage: str
+    title: str
+    svg: str
+
+
+def plots(report: Report) -> list[Plot]:
+    """The curves of every training stage that left some."""
+    found = []
+    for stage in report.stages:
+        lines = _lines(stage)
+        for draw in PLOTS.get(stage.kind, ()):
+            plot = draw(stage, lines, report)
+            if plot:
+                found.append(plot)
+    return found
+
+
+def _loss(stage: StageFacts, lines: Sequence[dict[str, Any]], report: Report) -> Plot | None:
+    series = [
+        _series(lines, "loss", "training", smooth=True),
+        _series(lines, "holdout_loss", "holdout", colour=ORANGE, dotted=True),
+    ]
+    floor = _floor(stage, report)
+    drawn = [line for line in series if line]
+    if not drawn:
+        return None
+    unit = "nats per token" if stage.kind in ("pretrain", "sft") else "nats per pair"
+    return Plot(stage.name, f"loss, {unit}", _svg(drawn, xlabel="step", floor=floor))
+
+
+def _accuracy(stage: StageFacts, lines: Sequence[dict[str, Any]], report: Report) -> Plot | None:
+    series = [
+        _series(lines, "accuracy", "training", smooth=True),
+        _series(lines, "holdout_accuracy", "holdout", colour=ORANGE, dotted=True),
+    ]
+    drawn = [line for line in series if line]
+    return Plot(stage.name, "share of pairs told apart", _svg(drawn, xlabel="step")) if drawn else None
+
+
+def _reward(stage: StageFacts, lines: Sequence[dict[str, Any]], report: Report) -> Plot | None:
+    series = _series(lines, "reward", "reward", spread="reward_stderr")
+    return Plot(stage.name, "mean reward of a rollout", _svg([series], xlabel="step")) if series else None
+
+
+def _kl(stage: StageFacts, lines: Sequence[dict[str, Any]], report: Report) -> Plot | None:
+    series = _series(lines, "kl", "KL", colour=ORANGE)
+    return (
+        Plot(stage.name, "KL to the reference, nats per completion", _svg([series], xlabel="step")) if series else None
+    )
+
+
+Draw = Callable[[StageFacts, Sequence[dict[str, Any]], Report], Plot | None]
+PLOTS: dict[str, tuple[Draw, ...]] = {
+    "pretrain": (_loss,),
+    "sft": (_loss,),
+    "reward": (_loss, _accuracy),
+    "dpo": (_loss, _accuracy),
+    "ppo": (_reward, _kl),
+}
+"""What is drawn of each kind of stage."""
+
+
+def _lines(stage: StageFacts) -> list[dict[str, Any]]:
+    """metrics.jsonl; a last line that a crash cut off is left out."""
+    if stage.record is None:
+        return []
+    try:
+        text = (Path(stage.record) / "metrics.jsonl").read_text(encoding="utf-8")
+    except OSError:
+        return []
+    lines = []
+    for line in text.splitlines():
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(values, dict) and isinstance(values.get("step"), int):
+            lines.append(values)
+    return lines
+
+
+def _series(
+    lines: Sequence[dict[str, Any]],
+    name: str,
+    label: str,
+    *,
+    colour: str = BLUE,
+    spread: str | None = None,
+    smooth: bool = False,
+    dotted: bool = False,
+) -> Series | None:
+    points = [line for line in lines if isinstance(line.get(name), int | float) and math.isfinite(line[name])]
+    if not points:
+        return None
+    values = [float(line[name]) for line in points]
+    if smooth:
+        values = _smoothed(values)
+    kept = thinned(values, POINTS)
+    return Series(
+        label,
+        [points[place]["step"] for place in kept],
+        [values[place] for place in kept],
+        colour,
+        [float(points[place].get(spread, 0.0)) for place in kept] if spread else None,
+        dotted,
+    )
+
+
+def _smoothed(values: Sequence[float]) -> list[float]:
+    """Mean over a window of one in forty: single batches are noise."""
+    half = len(values) // 80
+    return [
+        math.fsum(values[max(0, place - half) : place + half + 1])
+        / len(values[max(0, place - half) : place + half + 1])
+        for place in range(len(values))
+    ]
+
+
+def _floor(stage: StageFacts, report: Report) -> float | None:
+    """Entropy per predicted token of the built-in text, where a stage was trained on nothing else."""
+    tokens = [report.stage(name) for role, name in stage.inputs.items() if role.startswith("data.")]
+    if stage.kind != "pretrain" or len(tokens) != 1:
+        return None
+    dataset = report.resolved["data"].get(tokens[0].stage, {})
+    counts = tokens[0].metrics
+    if dataset.get("builtin") != "microworld/text" or not {"bytes", "tokens", "rows"} <= set(counts):
+        return None
+    predicted = float(counts["tokens"]) - float(counts["rows"])  # the first token of a text is given
+    return microworld.floor_nats_per_byte(200) * float(counts["bytes"]) / predicted
+
+
+def _svg(series: Sequence[Series], *, xlabel: str, floor: float | None = None) -> str:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    style = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "sourdough",
+        "font.family": "sans-serif",
+        "font.size": 8.5,
+        "axes.edgecolor": GREY,
+        "axes.linewidth": 0.6,
+        "axes.labelcolor": INK,
+        "text.color": INK,
+        "xtick.color": GREY,
+        "ytick.color": GREY,
+        "xtick.labelcolor": INK,
+        "ytick.labelcolor": INK,
+    }
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=SIZE, layout="constrained")
+        axes = figure.subplots()
+        for line in series:
+            _draw(axes, line)
+        if floor is not None:
+            axes.axhline(floor, color=GREY, linewidth=1, linestyle=(0, (2, 2)), label="entropy of the text")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.5)
+        axes.set_xlabel(xlabel)
+        axes.margins(x=0.02)
+        if len(series) + (floor is not None) > 1:
+            axes.legend(frameon=False, loc="best", handlelength=1.4)
+        out = StringIO()
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _inline(out.getvalue())
+
+
+def _draw(axes: Any, line: Series) -> None:
+    if line.dotted:
+        axes.plot(line.steps, line.values, "o-", color=line.colour, linewidth=1, markersize=3.5, label=line.label)
+    else:
+        axes.plot(line.steps, line.values, color=line.colour, linewidth=1.5, label=line.label)
+    if line.spread:
+        low = [value - spread for value, spread in zip(line.values, line.spread, strict=True)]
+        high = [value + spread for value, spread in zip(line.values, line.spread, strict=True)]
+        axes.fill_between(line.steps, low, high, color=line.colour, alpha=0.2, linewidth=0)
+
+
+def _inline(svg: str) -> str:
+    """The picture as a part of a page: no prolog, no metadata, no fixed size, the page's own ink and font."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r"font: ([0-9.]+px)[^;\"]*", r"font: \1 system-ui, sans-serif", svg)
+    return svg.replace(INK, "currentColor")

@@ -1,0 +1,15 @@
+"""Text of models and data, made safe to look at: what would steer a page or a terminal is shown as a code point."""
+
+import unicodedata
+
+KEPT = "\n\t"
+
+
+def visible(text: str) -> str:
+    """Control, formatting (bidi among them), private and lone surrogate characters as `⟨U+202E⟩`."""
+    return "".join(
+        char
+        if char in KEPT or unicodedata.category(char) not in ("Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp")
+        else f"⟨U+{ord(char):04X}⟩"
+        for char in text
+    )
