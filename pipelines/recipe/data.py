@@ -10,7 +10,7 @@ from pipelines.recipe.base import Bare, LocalFile, Reads, Section
 
 Format = Literal["text", "chat", "preference", "prompt"]
 
-# Mirrors `pipelines.data.microworld.TRACKS`; a contract test keeps the two equal.
+# Mirrors the tracks of `pipelines.data.microworld`; a contract test keeps the two equal.
 BUILTIN: dict[str, Format] = {
     "microworld/text": "text",
     "microworld/chat": "chat",

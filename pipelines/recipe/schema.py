@@ -23,6 +23,7 @@ def make_schema() -> Schema:
         definitions[name] = _tidied(definition)
     schema = _tidied(schema)
     fields = schema["properties"]
+    fields["data"] = _named(fields["data"], {"anyOf": [{"$ref": "#/definitions/Dataset"}, {"type": "null"}]})
     fields["stages"] = {"description": fields["stages"]["description"], **_stages(definitions)}
     fields["launch"] = _or_word(fields["launch"], "launch")
     _loosen(definitions)
@@ -45,6 +46,7 @@ def schema_text() -> str:
     return json.dumps(make_schema(), indent=1, ensure_ascii=False) + "\n"
 
 
+_NAMES: Schema = {"pattern": "^[a-z0-9][a-z0-9_-]{0,62}$"}
 _DURATION: Schema = {
     "type": "string",
     "description": "How long to train, one value with its unit.",
@@ -106,8 +108,15 @@ def _loosen(definitions: Schema) -> None:
     size = definitions["TokenizerStage"]["properties"]["max_bytes"]
     definitions["TokenizerStage"]["properties"]["max_bytes"] = {"description": size["description"], **_SIZE}
     launches = definitions["Launch"]["properties"]["stages"]
-    launches.pop("patternProperties", None)
-    launches["additionalProperties"] = _or_word({"$ref": "#/definitions/StageLaunch"}, "a launch file")
+    definitions["Launch"]["properties"]["stages"] = _named(
+        launches, _or_word({"$ref": "#/definitions/StageLaunch"}, "a launch file")
+    )
+
+
+def _named(schema: Schema, entry: Schema) -> Schema:
+    """A mapping of free names."""
+    description = schema.get("description", "")
+    return {"description": description, "type": "object", "additionalProperties": entry, "propertyNames": _NAMES}
 
 
 def _or_word(schema: Schema, meaning: str) -> Schema:
@@ -138,7 +147,7 @@ def _stages(definitions: Schema) -> Schema:
         "type": "object",
         "properties": named,
         "additionalProperties": {"$ref": "#/definitions/AnyStage"},
-        "propertyNames": {"pattern": "^[a-z0-9][a-z0-9_-]{0,62}$"},
+        "propertyNames": _NAMES,
     }
 
 

@@ -1,0 +1,84 @@
+"""What recipes promise: every field is explained, and what mirrors other tables equals them."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines.recipe.accelerate_files import read_accelerate
+from pipelines.recipe.base import Section
+from pipelines.recipe.data import BUILTIN, Dataset
+from pipelines.recipe.docstrings import docstrings, first_sentence
+from pipelines.recipe.launch import Launch, StageLaunch
+from pipelines.recipe.load import find_problems
+from pipelines.recipe.model import STYLES, ModelConfig
+from pipelines.recipe.root import Recipe
+from pipelines.recipe.sections import STAGES
+from pipelines.recipe.stages import REWARD_FUNCTIONS, STAGE_KINDS, TaskConfig
+
+ROOT = Path(__file__).parents[2]
+SECTIONS: list[type[Section]] = [Recipe, Dataset, ModelConfig, Launch, StageLaunch, TaskConfig, *STAGES.values()]
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)
+def test_every_field_says_what_it_is(section: type[Section]) -> None:
+    explained = docstrings(section)
+    silent = [field for field in section.model_fields if field != "kind" and not explained.get(field)]
+    assert silent == []
+    assert [text for text in explained.values() if not first_sentence(text)] == []
+
+
+def test_kinds_and_styles_are_what_the_sections_allow() -> None:
+    assert tuple(STAGES) == STAGE_KINDS
+    assert set(STYLES) == set(ModelConfig.model_fields["style"].annotation.__args__)  # type: ignore[union-attr]
+    assert all(set(values) <= set(ModelConfig.model_fields) for values in STYLES.values())
+
+
+def test_builtin_tracks_are_those_of_the_world() -> None:
+    from pipelines.data.microworld import TRACKS
+
+    assert {f"microworld/{name}": track.format for name, track in TRACKS.items()} == BUILTIN
+    assert set(Dataset.model_fields["builtin"].annotation.__args__[0].__args__) == set(BUILTIN)  # type: ignore[union-attr]
+
+
+def test_reward_functions_are_those_that_exist() -> None:
+    if importlib.util.find_spec("pipelines.rewards") is None:
+        pytest.skip("no reward functions yet")
+    from pipelines.rewards import REWARDS
+
+    assert set(REWARDS) == set(REWARD_FUNCTIONS)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_recipe_checks(path: Path) -> None:
+    problems = find_problems(path)
+    if path.name == "mine.yaml":  # its text is the reader's own
+        problems = [problem for problem in problems if "no file matches 'my_text/*.txt'" not in problem.message]
+    assert list(map(str, problems)) == []
+
+
+def test_the_start_for_ones_own_text_is_good_once_there_is_text(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text((ROOT / "recipes" / "mine.yaml").read_text())
+    (tmp_path / "my_text").mkdir()
+    (tmp_path / "my_text" / "a.txt").write_text("Once upon a time.\n")
+    assert find_problems(recipe) == []
+    assert len(recipe.read_text().splitlines()) <= 13
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
+def test_launch_files_leave_precision_to_the_stage(path: Path) -> None:
+    assert read_accelerate(path.stem, ROOT / "recipes" / "demo.yaml").mixed_precision is None
+
+
+def test_loading_a_recipe_imports_nothing_heavy() -> None:
+    script = (
+        "import sys; from pathlib import Path; from pipelines.recipe.load import load_recipe, find_problems\n"
+        "load_recipe(Path('recipes/demo.yaml')); find_problems(Path('recipes/mine.yaml'), ['sed=1'])\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'numpy', 'accelerate', 'trl', 'rich', 'jinja2', 'pandas'}\n"
+        "sys.exit(str(sorted(heavy & set(sys.modules))) if heavy & set(sys.modules) else 0)"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
