@@ -45,7 +45,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     """The few numbers at the top."""
     done = [stage for stage in report.stages if stage.state == "complete"]
     seconds = sum(stage.wall_seconds or 0 for stage in done)
-    facts = [("steps finished", f"{len(done)} of {len(report.stages)}"), ("work", seconds_text(seconds))]
+    facts = [("jobs finished", f"{len(done)} of {len(report.stages)}"), ("computing", seconds_text(seconds))]
     sizes = [number for stage in done if (number := _number(stage, "parameters"))]
     if sizes:
         facts.append(("parameters", short(max(sizes))))

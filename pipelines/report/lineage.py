@@ -3,17 +3,19 @@
 from collections import defaultdict
 from dataclasses import dataclass
 
-from pipelines.report.collect import MODELS, Report
+from pipelines.report.collect import MODELS, Report, StageFacts
 
-WIDTH, HEIGHT, ACROSS, DOWN = 118, 34, 60, 16
+WIDTH, HEIGHT, ACROSS, DOWN = 160, 46, 56, 20
+LONGEST = 27
+"""Characters that fit into a box."""
 
 
 @dataclass(frozen=True)
 class Box:
-    """One stage or dataset."""
+    """One stage, and the data that it reads."""
 
     name: str
-    kind: str
+    reads: str
     done: bool
     x: int
     y: int
@@ -25,7 +27,7 @@ class Line:
 
     path: str
     is_model: bool
-    """Weights went this way, rather than data."""
+    """Weights went this way; else a tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,13 @@ class Picture:
 
 
 def picture(report: Report) -> Picture:
-    """Datasets, the tokenizer and the stages that train; tokens are drawn as their dataset, scores not at all."""
-    shown = [stage for stage in report.stages if stage.kind in ("data", "tokenizer", *MODELS)]
-    edges = _edges(report, {stage.name for stage in shown})
-    columns: dict[int, list[str]] = defaultdict(list)
+    """The tokenizer and the stages that train, each right of what it started from."""
+    shown = [stage for stage in report.stages if stage.kind in ("tokenizer", *MODELS)]
+    edges = _edges(shown)
     depth: dict[str, int] = {}
+    columns: dict[int, list[str]] = defaultdict(list)
     for stage in shown:
         depth[stage.name] = max((depth[source] + 1 for source, target, _ in edges if target == stage.name), default=0)
-    for stage in shown:
         columns[depth[stage.name]].append(stage.name)
     tallest = max((len(names) for names in columns.values()), default=0)
     places = {}
@@ -55,12 +56,7 @@ def picture(report: Report) -> Picture:
         for row, name in enumerate(names):
             places[name] = (column * (WIDTH + ACROSS) + 1, top + row * (HEIGHT + DOWN) + 1)
     boxes = [
-        Box(
-            stage.stage if stage.kind == "data" else stage.name,
-            stage.kind,
-            stage.state == "complete",
-            *places[stage.name],
-        )
+        Box(_short(stage.name), _short(_reads(report, stage)), stage.state == "complete", *places[stage.name])
         for stage in shown
     ]
     lines = [Line(_curve(places[source], places[target]), is_model) for source, target, is_model in edges]
@@ -68,19 +64,21 @@ def picture(report: Report) -> Picture:
     return Picture(boxes, lines, width, tallest * (HEIGHT + DOWN) - DOWN + 2 if tallest else 0)
 
 
-def _edges(report: Report, shown: set[str]) -> list[tuple[str, str, bool]]:
+def _edges(shown: list[StageFacts]) -> list[tuple[str, str, bool]]:
     """(source, target, whether weights went this way)."""
-    edges: dict[tuple[str, str], bool] = {}
-    for edge in report.lineage:
-        if edge.target not in shown:
-            continue
-        source = edge.source
-        if report.stage(source).kind == "tokens":
-            source = report.stage(source).inputs["dataset"]
-        if source in shown:
-            is_model = report.stage(source).kind in MODELS
-            edges[source, edge.target] = edges.get((source, edge.target), False) or is_model
-    return [(source, target, is_model) for (source, target), is_model in edges.items()]
+    kinds = {stage.name: stage.kind for stage in shown}
+    found = {(source, stage.name) for stage in shown for source in stage.inputs.values() if source in kinds}
+    return sorted((source, target, kinds[source] in MODELS) for source, target in found)
+
+
+def _reads(report: Report, stage: StageFacts) -> str:
+    """Names of the datasets of a stage."""
+    names = [report.stage(job).stage for role, job in stage.inputs.items() if role.startswith("data.")]
+    return ", ".join(dict.fromkeys(names))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
 def _curve(start: tuple[int, int], end: tuple[int, int]) -> str:

@@ -83,9 +83,7 @@ def _reward(stage: StageFacts, lines: Sequence[dict[str, Any]], report: Report) 
 
 def _kl(stage: StageFacts, lines: Sequence[dict[str, Any]], report: Report) -> Plot | None:
     series = _series(lines, "kl", "KL", colour=ORANGE)
-    return (
-        Plot(stage.name, "KL to the reference, nats per completion", _svg([series], xlabel="step")) if series else None
-    )
+    return Plot(stage.name, "KL to the reference, nats", _svg([series], xlabel="step")) if series else None
 
 
 Draw = Callable[[StageFacts, Sequence[dict[str, Any]], Report], Plot | None]
@@ -176,7 +174,7 @@ def _svg(series: Sequence[Series], *, xlabel: str, floor: float | None = None) -
         "svg.fonttype": "none",
         "svg.hashsalt": "sourdough",
         "font.family": "sans-serif",
-        "font.size": 8.5,
+        "font.size": 9,
         "axes.edgecolor": GREY,
         "axes.linewidth": 0.6,
         "axes.labelcolor": INK,
