@@ -30,7 +30,7 @@ def outlook(plan: Plan, store: ArtifactStore, links: Links, position: Position) 
     found = survey(plan, store)
     rows = []
     for job in plan.jobs:
-        reason = why(found[job.name], store.damage, links.manifest(job.name), position)
+        reason = why(found[job.name], store.damage, links.manifest(job.name, store), position)
         state, text = (reason.status, reason.text) if reason else ("cached", "")
         rows.append(Row(job, state, text, found[job.name].artifact, estimate(plan, job)))
     return rows

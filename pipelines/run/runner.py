@@ -88,7 +88,7 @@ class Runner:
         return needed
 
     def _why(self, found: Found) -> Reason | None:
-        return why(found, self.store.damage, self.links.manifest(found.job.name), self.position)
+        return why(found, self.store.damage, self.links.manifest(found.job.name, self.store), self.position)
 
     def _refuse_costly(self, reasons: Mapping[str, Reason]) -> None:
         costly = {name: reason for name, reason in reasons.items() if reason.costly}
@@ -176,17 +176,12 @@ class Runner:
         workdir = self.store.prepare(job, inputs, settings.model_dump(mode="json"))
         record = workdir / "record"
         record.mkdir(exist_ok=True)
-        begun, started = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
         self.console.begin(job.name, _spoken(reason), None if job.kind in LIGHT_KINDS else door.line(workdir))
         worker = start(door, job.kind, workdir, lock)
         follower = self.console.follow(job.name, record)
         status = self._signals.wait(worker, follower.tick)
         follower.end()
-        outcome = ended(job, workdir, status, asked=self._signals.asked)
-        attempt = {"begun": begun, "seconds": round(time.monotonic() - started, 3), "outcome": outcome["outcome"]}
-        with (record / "attempts.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(attempt | {"num_processes": settings.num_processes}) + "\n")
-        return self.judged(job, workdir, outcome)
+        return self.judged(job, workdir, ended(job, workdir, status, asked=self._signals.asked))
 
     def judged(self, job: Job, workdir: Path, outcome: dict[str, Any]) -> dict[str, Any]:
         """The outcome of a job that is done; Failed for any other."""

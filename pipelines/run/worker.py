@@ -11,8 +11,10 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -64,7 +66,7 @@ def read_task(workdir: Path) -> Task:
 
 def run_job(workdir: Path) -> int:
     """Run the task of a working folder in this process, one of the job's ranks. Returns the exit code."""
-    started = time.monotonic()
+    begun, started = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
     faulthandler.enable()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
@@ -85,6 +87,8 @@ def run_job(workdir: Path) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # how it ended is known and only has to be written
     outcome |= {"seconds": round(time.monotonic() - started, 3), "time": time.time(), "rank": rank}
+    if rank == 0:
+        _note_attempt(workdir / "record", begun, outcome)
     if rank == 0 or outcome["outcome"] != "done":
         write_json(workdir / ("outcome.json" if rank == 0 else f"outcome-{rank}.json"), outcome)
     sys.stdout.flush()
@@ -109,6 +113,14 @@ def _run(task: Task, workdir: Path, rank: int) -> Metrics:
         torch.set_num_threads(task.launch.threads)  # the libraries may have been loaded before this job was known
     context = StageContext(job=task.job, inputs=task.inputs, workdir=workdir, launch=task.launch)
     return _plain(STAGES[task.job.kind](context))
+
+
+def _note_attempt(record: Path, begun: str, outcome: Mapping[str, Any]) -> None:
+    """A job may take several attempts, and its cost is that of all of them."""
+    record.mkdir(exist_ok=True)
+    attempt = {"begun": begun, "seconds": outcome["seconds"], "outcome": outcome["outcome"]}
+    with (record / "attempts.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(attempt) + "\n")
 
 
 def _plain(metrics: Metrics) -> dict[str, float | int | str]:

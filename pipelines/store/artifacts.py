@@ -247,8 +247,10 @@ class Links:
             if link.is_symlink() and link.name not in names:
                 link.unlink()
 
-    def manifest(self, name: str) -> dict[str, Any] | None:
-        """The manifest behind a name, if it can still be read."""
+    def manifest(self, name: str, store: ArtifactStore) -> dict[str, Any] | None:
+        """The manifest behind a name, if it can still be read and is of this store."""
+        if (self.folder / name).resolve().parent != store.root:
+            return None
         try:
             return read_manifest(self.folder / name)
         except Damaged:
