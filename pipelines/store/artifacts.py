@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pipelines.errors import ArtifactError
 from pipelines.plan.jobs import Job, Plan
-from pipelines.store.durable import Damaged, publish, read_manifest, verify, write_json
+from pipelines.store.durable import MANIFEST, Damaged, publish, read_manifest, verify, write_json
 
 State = Literal["absent", "partial", "complete", "damaged"]
 
@@ -83,7 +83,11 @@ class ArtifactStore:
 
     def open(self, path: Path) -> Artifact:
         """The artifact in a folder; Damaged, naming the file, when a size is wrong or a file is missing."""
-        return Artifact(path, verify(path, contents=False))
+        manifest = verify(path, contents=False)
+        missing = sorted({"kind", "fingerprint", "job", "inputs", "metrics", "provenance", "digest"} - set(manifest))
+        if missing:
+            raise Damaged(f"{path / MANIFEST}: has no {', '.join(missing)}")
+        return Artifact(path, manifest)
 
     def damage(self, job: Job) -> str:
         """What is wrong with a damaged artifact."""

@@ -41,12 +41,22 @@ def publish(work: Path, final: Path, *, fields: Mapping[str, Any] | None = None,
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a published folder; Damaged when it cannot be read."""
+    path = folder / MANIFEST
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        manifest["files"].items()
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        sound = all(
+            isinstance(entry["bytes"], int) and isinstance(entry["sha256"], str) and _is_below(name)
+            for name, entry in manifest["files"].items()
+        )
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise Damaged(f"{folder / MANIFEST}: {error}") from error
+        raise Damaged(f"{path}: {error}") from error
+    if not sound:
+        raise Damaged(f"{path}: names files that are not in its folder, or without their size and sha256")
     return manifest
+
+
+def _is_below(name: str) -> bool:
+    return not Path(name).is_absolute() and ".." not in Path(name).parts
 
 
 def verify(folder: Path, *, contents: bool = True) -> dict[str, Any]:

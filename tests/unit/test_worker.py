@@ -1,0 +1,111 @@
+"""How a job ends: outcome.json for the driver, words for a person."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_recipe import only_data, planned
+
+from pipelines.errors import MachineError
+from pipelines.plan.jobs import Job
+from pipelines.run import worker
+from pipelines.run.launcher import light_settings
+from pipelines.run.runner import ended
+from pipelines.store.artifacts import ArtifactStore
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return planned(tmp_path, only_data()).by_name["data-tales"]
+
+
+@pytest.fixture
+def workdir(tmp_path: Path, job: Job) -> Path:
+    return ArtifactStore(tmp_path / "store").prepare(job, {}, light_settings().model_dump(mode="json"))
+
+
+def outcome(workdir: Path, rank: int = 0) -> dict[str, Any]:
+    return json.loads((workdir / ("outcome.json" if rank == 0 else f"outcome-{rank}.json")).read_text())
+
+
+@pytest.fixture(autouse=True)
+def _own_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """run_job is the first function of a process and changes what belongs to one."""
+    monkeypatch.setattr("signal.signal", lambda number, handler: None)
+    monkeypatch.setattr("os.environ", dict(os.environ))
+
+
+def test_a_job_that_works(workdir: Path) -> None:
+    (workdir / "output").mkdir()
+    (workdir / "output" / "left.txt").write_text("of an earlier attempt")
+    assert worker.run_job(workdir) == 0
+    assert outcome(workdir)["outcome"] == "done" and outcome(workdir)["metrics"]["rows_in"] == 3
+    assert not (workdir / "output" / "left.txt").exists()
+    attempt = json.loads((workdir / "record" / "attempts.jsonl").read_text())
+    assert attempt["outcome"] == "done" and attempt["seconds"] > 0
+
+
+STAGES: dict[str, tuple[BaseException, str, int, str]] = {
+    "a full disk": (OSError(28, "No space left on device", "/data/x"), "user_error", 4, "no space left"),
+    "no memory": (MemoryError(), "user_error", 4, "out of memory"),
+    "a mistake": (ZeroDivisionError("division"), "bug", 1, "ZeroDivisionError: division"),
+    "a signal": (KeyboardInterrupt("SIGTERM"), "stopped", 75, "stopped by SIGTERM"),
+    "a wrong machine": (MachineError("no GPU"), "user_error", 4, "no GPU"),
+}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_job_that_does_not(workdir: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    error, word, code, message = STAGES[name]
+
+    def stage(ctx: object) -> dict[str, Any]:
+        raise error
+
+    monkeypatch.setattr(worker, "STAGES", {"data": stage})
+    assert worker.run_job(workdir) == code
+    assert outcome(workdir)["outcome"] == word and message in outcome(workdir)["message"]
+    assert ("Traceback" in outcome(workdir)["message"]) == (word == "bug")
+
+
+def test_a_metric_that_is_no_number_is_a_mistake_of_the_stage(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "STAGES", {"data": lambda ctx: {"loss": float("nan")}})
+    assert worker.run_job(workdir) == 1
+    assert "metric 'loss' is nan" in outcome(workdir)["message"]
+
+
+def test_another_rank_leaves_its_own_words(workdir: Path, monkeypatch: pytest.MonkeyPatch, job: Job) -> None:
+    def stage(ctx: object) -> dict[str, Any]:
+        raise ValueError("rows differ")
+
+    task = json.loads((workdir / "task.json").read_text())
+    task["launch"]["num_processes"] = 2
+    (workdir / "task.json").write_text(json.dumps(task))
+    monkeypatch.setattr(worker, "STAGES", {"data": stage})
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setitem(os.environ, name, value)
+    assert worker.run_job(workdir) == 1
+    assert not (workdir / "outcome.json").exists()
+    stopped = {"outcome": "stopped", "message": "stopped by SIGTERM", "exit_code": 75, "time": 0, "rank": 0}
+    (workdir / "outcome.json").write_text(json.dumps(stopped))
+    first = ended(job, workdir, 1, asked=False)
+    assert first["message"].startswith("rank 1: ") and "ValueError: rows differ" in first["message"]
+
+
+@pytest.mark.parametrize(
+    ("status", "asked", "code", "message"),
+    [
+        (-9, False, 4, "SIGKILL"),
+        (-15, True, 75, "run the same command again"),
+        (-11, False, 1, "status -11"),
+    ],
+)
+def test_a_worker_without_a_word(workdir: Path, job: Job, status: int, asked: bool, code: int, message: str) -> None:
+    told = ended(job, workdir, status, asked=asked)
+    assert told["exit_code"] == code and message in told["message"]
+
+
+def test_a_folder_without_a_task_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert worker.main([str(tmp_path)]) == 3
+    assert "task.json" in capsys.readouterr().err
