@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from pipelines.data.tokens import TokenWriter
 from pipelines.plan.jobs import Input, Job, JobConfig
@@ -15,6 +16,8 @@ from pipelines.recipe.model import ModelConfig
 from pipelines.recipe.stages import DpoStage, PretrainStage, RewardStage, SftStage
 from pipelines.stages.base import STAGES, LaunchSettings, StageContext
 from pipelines.store import durable
+
+torch.set_num_threads(1)  # tiny models on shared cores: a second thread only waits
 
 VOCAB, BOS, EOS, PAD, END = 96, 0, 1, 2, 3
 FORMATS = {"pretrain": "text", "sft": "chat", "reward": "preference", "dpo": "preference"}
@@ -51,8 +54,10 @@ def random_row(kind: str, rng: np.random.Generator, low: int = 4, high: int = 20
         answer = [*words(), END]
         mask = [0] * len(prompt) + [1] * len(answer)
         return {"input_ids": prompt + answer, "assistant_mask": mask, "num_bytes": 3 * len(mask)}
-    # The chosen side starts with a small word, so that there is something to learn.
-    chosen, rejected = [[int(first), *words(), END] for first in (rng.integers(4, 40), rng.integers(60, VOCAB))]
+    # The chosen side has the small words, so that there is something to learn.
+    chosen, rejected = (
+        [*rng.integers(first, last, rng.integers(low, high)).tolist(), END] for first, last in ((4, 50), (50, VOCAB))
+    )
     return {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
 
 
@@ -132,9 +137,6 @@ def weights_digest(ctx: StageContext) -> str:
 def main() -> None:
     """`python tests/training_jobs.py task.json`: one job, in this process or in one of several."""
     task = json.loads(Path(sys.argv[1]).read_text())
-    import torch
-
-    torch.set_num_threads(1)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     launch = LaunchSettings(num_processes=world, threads=1, **task["launch"])
     ctx = context(Path(task["root"]), task["kind"], Path(task["table"]), launch=launch, **task["fields"])

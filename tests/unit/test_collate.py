@@ -1,5 +1,6 @@
 """Rows of ids into batches: positions, labels, padding, and every row accounted for."""
 
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def test_packing_loses_and_repeats_no_token(tmp_path: Path, pack) -> None:
     rows = PackedRows([(one, pack(one.lengths("input_ids"), 16)) for one in tables])
     pieces = [piece.tolist() for row in range(len(rows)) for piece in rows[row]]
     wanted = [one.ids("input_ids", row).tolist() for one in tables for row in range(len(one))]
-    assert sorted(sum(pieces, [])) == sorted(sum(wanted, []))
+    assert sorted(chain(*pieces)) == sorted(chain(*wanted))
     assert rows.lengths.tolist() == [sum(map(len, rows[row])) for row in range(len(rows))]
     assert rows.lengths.max() <= 16 and sum(rows.sizes) == len(rows)
 
