@@ -180,9 +180,9 @@ def clean(options: argparse.Namespace) -> int:
 
 def schema(options: argparse.Namespace) -> int:
     """JSON Schema of recipes, for editors."""
-    from pipelines.recipe.schema import recipe_schema
+    from pipelines.recipe.schema import schema_text
 
-    _print_json(recipe_schema())
+    print(schema_text(), end="")
     return 0
 
 

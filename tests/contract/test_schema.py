@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.cli import main
 from pipelines.recipe.schema import make_schema, schema_text
 from pipelines.recipe.sections import STAGES
 from pipelines.recipe.tree import read_tree
@@ -94,6 +95,11 @@ _RULES: dict[str, Any] = {
 
 def recipe(name: str) -> Any:
     return json.loads(json.dumps(read_tree(RECIPES / name, []).plain()))
+
+
+def test_the_file_is_what_the_verb_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"]) == 0
+    assert capsys.readouterr().out == schema_text()
 
 
 def test_the_file_is_what_the_sections_say() -> None:
