@@ -1,0 +1,144 @@
+"""The verbs as a person or a machine types them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_recipe import chain, only_data, write
+
+from pipelines.cli import main
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Links and the default store lie below the current folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+def as_json(capsys: pytest.CaptureFixture[str]) -> Any:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_check_of_a_good_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(write(tmp_path, chain()))
+    assert main(["check", path]) == 0
+    assert capsys.readouterr().out == f"{path}: no problems\n"
+    assert main(["check", path, "--json"]) == 0
+    assert as_json(capsys) == {"problems": []}
+
+
+def test_check_of_a_bad_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = chain()
+    recipe["stages"]["dpo"]["beat"] = 1
+    path = str(write(tmp_path, recipe))
+    assert main(["check", path]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and "stages.dpo.beat" in shown.err and shown.err.endswith("nothing was run.\n")
+    assert main(["check", path, "--json"]) == 2
+    (problem,) = as_json(capsys)["problems"]
+    assert set(problem) == {"file", "line", "column", "path", "message"} and problem["path"] == "stages.dpo.beat"
+
+
+@pytest.mark.parametrize("verb", ["plan", "run", "show", "data", "report", "pretrain"])
+def test_a_bad_recipe_ends_every_verb_with_2(tmp_path: Path, verb: str) -> None:
+    assert main([verb, str(write(tmp_path, chain() | {"sed": 1}))]) == 2
+    assert not (tmp_path / "artifacts").exists()
+
+
+def test_plan_lists_every_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(write(tmp_path, chain()))
+    assert main(["plan", path]) == 0
+    shown = capsys.readouterr().out
+    assert "  + pretrain " in shown and "Plan: 0 cached, 19 to run." in shown
+    assert main(["plan", path, "--json"]) == 0
+    jobs = {job["name"]: job for job in as_json(capsys)["jobs"]}
+    assert jobs["sft"]["kind"] == "sft" and jobs["sft"]["state"] == "new" and jobs["sft"]["reason"] == ""
+    assert jobs["pretrain"]["estimate"]["parameters"] > 300 * 16
+    assert jobs["pretrain"]["estimate"]["tokens"] == 4 * 8 * 128
+    assert "estimate" not in jobs["tokenizer"]
+
+
+def test_data_then_plan_then_a_change(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(write(tmp_path, only_data()))
+    assert main(["data", path]) == 0
+    assert main(["data", path, "--json"]) == 0 and capsys.readouterr().out == ""
+    assert main(["plan", path, "--json"]) == 0
+    assert {job["name"]: job["state"] for job in as_json(capsys)["jobs"]}["data-tales"] == "cached"
+    assert main(["plan", path, "--set", "data.tales.holdout=0.2"]) == 0
+    shown = capsys.readouterr().out
+    assert "~ data-tales" in shown and "data.tales.holdout 0.1 → 0.2 (--set" in shown
+
+
+def test_verify_names_a_flipped_byte(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(write(tmp_path, only_data()))
+    main(["data", path, "--json"])
+    assert main(["verify", path]) == 0 == main(["verify"])
+    (info,) = tmp_path.glob("artifacts/data-*/output/info.json")
+    info.write_bytes(info.read_bytes()[:-1] + b"X")
+    capsys.readouterr()
+    assert main(["verify", path]) == 3
+    assert str(info) in capsys.readouterr().err
+    assert main(["verify", "--json"]) == 3
+    assert list(as_json(capsys)["damaged"]) == [info.parents[1].name]
+
+
+def test_clean_removes_what_no_run_uses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["data", str(write(tmp_path, only_data())), "--json"])
+    changed = only_data()
+    changed["data"]["tales"]["holdout"] = 0.2
+    main(["data", str(write(tmp_path, changed)), "--json"])
+    assert len(list(tmp_path.glob("artifacts/data-*"))) == 2
+    assert main(["clean"]) == 0, "without a terminal it only says what it would remove"
+    assert len(list(tmp_path.glob("artifacts/data-*"))) == 2
+    assert main(["clean", "--yes"]) == 0
+    assert [path.resolve() for path in tmp_path.glob("artifacts/data-*")] == [Path("runs/tiny/data-tales").resolve()]
+    assert main(["clean", "--yes"]) == 0 and capsys.readouterr().out.endswith("nothing to remove\n")
+
+
+def test_the_command_line_wins_over_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = chain()
+    recipe["stages"]["dpo"]["beta"] = 0.5
+    path = str(write(tmp_path, recipe))
+    plans = []
+    for overrides in ([], ["--set", "stages.dpo.beta=0.1"]):
+        main(["plan", path, "--json", *overrides])
+        plans.append({job["name"]: job["fingerprint"] for job in as_json(capsys)["jobs"]})
+    main(["plan", str(write(tmp_path, chain())), "--json"])
+    plain = {job["name"]: job["fingerprint"] for job in as_json(capsys)["jobs"]}
+    assert plans[0]["dpo"] != plain["dpo"] and plans[1] == plain
+
+
+def test_an_unknown_stage_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(write(tmp_path, chain())), "--stage", "dop"]) == 3
+    assert "there is no stage 'dop'; did you mean 'dpo'?" in capsys.readouterr().err
+
+
+def test_an_unknown_launch_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(write(tmp_path, chain())), "--launch", "cpo", "--stage", "pretrain"]) == 4
+    assert "did you mean 'cpu" in capsys.readouterr().err
+
+
+def test_a_run_with_everything_cached_imports_no_torch(tmp_path: Path) -> None:
+    path = str(write(tmp_path, only_data()))
+    main(["data", path, "--json"])
+    script = (
+        "import sys; from pipelines.cli import main; code = main(sys.argv[1:])\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'numpy', 'pyarrow', 'matplotlib', 'rich'} & set(sys.modules)\n"
+        "print(sorted(heavy), file=sys.stderr); sys.exit(bool(heavy or code))"
+    )
+    ended = subprocess.run([sys.executable, "-c", script, "data", path], cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
+    path = str(write(tmp_path, chain()))
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "pipelines", "plan", path]
+    ended = subprocess.run(command, cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert "Traceback" not in ended.stderr
