@@ -139,6 +139,13 @@ def test_private_characters_in_the_text_are_no_stand_ins(make: Make) -> None:
     assert trained(renderer, [USER, {"role": "assistant", "content": said}]) == said + "<|im_end|>"
 
 
+def test_marks_may_leave_out_what_a_turn_starts_with(make: Make) -> None:
+    source = PLAIN.replace("{%- generation %}", "{{- ' says:' }}{%- generation %}")
+    renderer = make(source)
+    assert trained(renderer, TWO_TURNS) == "In the barn.<|end|>Who knows.<|end|>"
+    assert "<|assistant|> says:In the barn" in renderer.decode(renderer.conversation(TWO_TURNS)[0], skip_special=False)
+
+
 def test_a_template_trims_what_it_will(make: Make) -> None:
     renderer = make(SPOKEN)
     assert trained(renderer, [USER, {"role": "assistant", "content": " In the barn. \n"}]) == "In the barn.<|eos|>"

@@ -174,6 +174,8 @@ def test_columns_are_mapped_first() -> None:
     assert mapped == {"messages": [USER, ANSWER]}
     assert normal("text", {"content": "a", "text": "b"}, {"text": "content"}) == {"text": "a"}
     assert normal("text", {"text": "b"}, {"text": "content"}) == "missing_column"
+    prompt = normal("prompt", {"question": "Hi?", "gold": 4, "id": 7}, {"prompt": "question", "answer": "gold"})
+    assert json.loads(prompt["columns"]) == {"answer": 4, "id": 7}
 
 
 def test_a_mapping_may_reach_into_a_column() -> None:

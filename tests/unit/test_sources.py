@@ -176,6 +176,15 @@ def test_elements_of_a_json_array_have_their_lines(tmp_path: Path, monkeypatch: 
     ]
 
 
+@pytest.mark.parametrize("block", [1, 2, 3, 5])
+def test_a_number_that_goes_on_in_the_next_block_is_one_element(
+    block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "BLOCK", block)
+    path = written(tmp_path / "a.json", '[1234567, {"a": 1}]')
+    assert rows(path) == [("not_an_object", 1), {"a": 1}]
+
+
 @pytest.mark.parametrize("content", ['[{"a": 1}, {"a": ', '[{"a": 1}, {"a": 2}', '[{"a": 1} {bad}]', '[{"a":1,"a":2}]'])
 def test_an_array_that_is_not_whole_is_refused(content: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a\.json:1: "):
