@@ -14,7 +14,7 @@ from pipelines.recipe.base import Section
 from pipelines.recipe.docstrings import docstrings, first_sentence
 from pipelines.recipe.root import Recipe
 from pipelines.recipe.sections import homes, section_at
-from pipelines.recipe.tree import Node, format_path
+from pipelines.recipe.tree import Node, format_path, shown
 from pipelines.recipe.words import closest, did_you_mean, is_typo
 
 
@@ -198,7 +198,7 @@ def _explain_value(error: ErrorDetails, findings: Findings, told: set[KeyPath]) 
         findings.problems.append(_problem(tree, path, f"is missing ({_lower(purpose)})" if purpose else "is missing"))
         return
     write = _WORDING.get(error["type"])
-    message = write(error.get("ctx", {}), where) if write else f"does not fit: {error['msg']}, got {show(where)}"
+    message = write(error.get("ctx", {}), where) if write else f"does not fit: {error['msg']}, got {shown(where)}"
     findings.problems.append(_problem(tree, path, message))
 
 
@@ -230,21 +230,10 @@ def _explain_own(error: ErrorDetails, path: KeyPath, findings: Findings) -> None
 
 def _problem(tree: Node, path: KeyPath, message: str) -> Problem:
     node, reached = tree.nearest(path)
+    if reached != path and not isinstance(node.value, dict):  # written short, as the bare name or item
+        return Problem(*node.place, format_path(reached), message)
     place = node.key if reached != path or message.startswith("unknown field") else node.place
     return Problem(*place, format_path(path), message)
-
-
-def show(node: Node) -> str:
-    """A value as it would be written in a message."""
-    value = node.value
-    if value is None:
-        return "nothing"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, dict | list):
-        return "a mapping" if isinstance(value, dict) else "a list"
-    text = str(value) if isinstance(value, int | float) else f"'{value}'"
-    return text if len(text) <= 80 else f"{text[:76]}...{text[-1] if text[0] == chr(39) else ''}"
 
 
 _Wording = Callable[[Mapping[str, Any], Node], str]
@@ -252,13 +241,13 @@ _Wording = Callable[[Mapping[str, Any], Node], str]
 
 def _needs(what: str, hint: str = "") -> _Wording:
     def write(ctx: Mapping[str, Any], node: Node) -> str:
-        return f"is empty; needs {what}" if node.value is None else f"needs {what}, got {show(node)}{hint}"
+        return f"is empty; needs {what}" if node.value is None else f"needs {what}, got {shown(node)}{hint}"
 
     return write
 
 
 def _bound(words: str, key: str) -> _Wording:
-    return lambda ctx, node: f"must be {words} {_number(ctx[key])}, got {show(node)}"
+    return lambda ctx, node: f"must be {words} {_number(ctx[key])}, got {shown(node)}"
 
 
 def _number(value: float) -> str:
@@ -280,7 +269,7 @@ def _one_of(ctx: Mapping[str, Any], node: Node) -> str:
     known = re.findall(r"'([^']*)'", ctx["expected"])
     if isinstance(node.value, dict | list) or node.value is None:
         return _needs(f"one of {', '.join(known)}")(ctx, node)
-    text = show(node).strip("'")
+    text = shown(node).strip("'")
     if len(known) == 1:
         return f"'{text}' is not known here; it can only be {known[0]}"
     return f"'{text}' is not one of {', '.join(known)}{did_you_mean(text, known)}"
@@ -295,12 +284,12 @@ _PATTERNS = {
 
 
 def _pattern(ctx: Mapping[str, Any], node: Node) -> str:
-    return f"needs {_PATTERNS.get(ctx['pattern'], 'text of the form ' + ctx['pattern'])}, got {show(node)}"
+    return f"needs {_PATTERNS.get(ctx['pattern'], 'text of the form ' + ctx['pattern'])}, got {shown(node)}"
 
 
 def _whole(ctx: Mapping[str, Any], node: Node) -> str:
     if isinstance(node.value, float) and math.isfinite(node.value) and node.value == int(node.value):
-        return f"needs a whole number, got {show(node)}; write {int(node.value)}"
+        return f"needs a whole number, got {shown(node)}; write {int(node.value)}"
     return _needs("a whole number")(ctx, node)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipelines.errors import KeyPath, Problem
 from pipelines.recipe.stages import STAGE_KINDS
-from pipelines.recipe.tree import Node, Place, Unreadable, format_path, read_tree, read_value
+from pipelines.recipe.tree import Node, Place, Unreadable, format_path, read_tree, read_value, shown
 from pipelines.recipe.words import closest, did_you_mean, is_typo
 
 SET = "--set"
@@ -248,13 +248,18 @@ class _Expansion:
             if (meant := self._named(name)) is None:
                 return None
             kind = Node(meant, node.key, node.key, via=NAME)
+        tasks = own.get("tasks")
+        if tasks is not None and isinstance(tasks.value, dict):
+            own["tasks"] = replace(tasks, value=[tasks])  # one task may stand bare
         via = f"like {like.value}" if like else node.via
         return replace(node, value=own | {"kind": kind or own["kind"]}, via=via)
 
     def _source(self, name: str, like: Node, above: tuple[str, ...]) -> Node | None:
-        if not isinstance(like.value, str) or like.value not in self.stages:
-            hint = did_you_mean(str(like.value), [stage for stage in self.stages if stage != name])
-            return self._report(like.place, f"{name}.like", f"there is no stage '{like.value}'{hint}")
+        if not isinstance(like.value, str):
+            return self._report(like.place, f"{name}.like", f"needs the name of a stage, got {shown(like)}")
+        if like.value not in self.stages:
+            hint = did_you_mean(like.value, [stage for stage in self.stages if stage != name])
+            return self._report(like.place, f"{name}.like", f"there is no stage {shown(like)}{hint}")
         if like.value in above:
             circle = " -> ".join([*above[above.index(like.value) :], like.value])
             return self._report(like.place, f"{name}.like", f"goes in a circle: {circle}")
@@ -263,7 +268,8 @@ class _Expansion:
     def _is_kind(self, kind: Node, name: str) -> bool:
         if isinstance(kind.value, str) and kind.value in STAGE_KINDS:
             return True
-        message = f"'{kind.value}' is not one of {', '.join(STAGE_KINDS)}{did_you_mean(str(kind.value), STAGE_KINDS)}"
+        hint = did_you_mean(str(kind.value), STAGE_KINDS) if isinstance(kind.value, str) else ""
+        message = f"{shown(kind)} is not one of {', '.join(STAGE_KINDS)}{hint}"
         self._report(kind.place, f"{name}.kind", message)
         return False
 

@@ -123,6 +123,19 @@ def format_path(path: KeyPath) -> str:
     return text
 
 
+def shown(node: Node) -> str:
+    """A value as it stands in a message."""
+    value = node.value
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    text = str(value) if len(str(value)) <= 80 else f"{str(value)[:76]}..."
+    return text if isinstance(value, int | float) else f"'{text}'"
+
+
 def _read_text(path: Path) -> str:
     def refuse(message: str, line: int = 1, column: int = 1) -> Unreadable:
         return Unreadable(Problem(str(path), line, column, "", message))
