@@ -130,6 +130,7 @@ class Runner:
             inputs = {role: self._checked(source) for role, source in self.plan.sources(job).items()}
             settings = self.settings(job)
             outcome = self._left_finished(job, inputs)
+            self._signals.refuse()
             if outcome is None:
                 self._check_disk(job)
                 outcome = self.work(job, inputs, settings, lock, self._why(found))
@@ -237,9 +238,10 @@ class _Signals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again, self.asked, self._asked_at = self.asked, True, time.monotonic()
-        if self._worker is None:
-            self.refuse()
-        if again and number == signal.SIGINT:
+        if self._worker is None:  # starting, reading or publishing: the next job is refused
+            if again:
+                raise KeyboardInterrupt
+        elif again and number == signal.SIGINT:
             stop(self._worker, signal.SIGKILL)
         elif not again:
             stop(self._worker)
