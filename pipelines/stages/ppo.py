@@ -28,7 +28,7 @@ MOST_HELD_OUT = 256
 def run(ctx: StageContext) -> Metrics:
     """The starting model is also the frozen reference. Only the policy is saved: the value head served training."""
     clock, config = Clock(), ctx.job.config
-    assert isinstance(config, PpoStage)
+    assert isinstance(config, PpoStage) and ctx.job.seed is not None
     tokens = tokens_of(ctx.inputs["model"])
     policy = causal_lm(ctx.inputs["model"], tokens)
     settings = PPOSettings.of(config, stop_ids=tokens.stop_ids, pad_id=tokens.pad_id)
@@ -50,7 +50,8 @@ def run(ctx: StageContext) -> Metrics:
     )
     reward = _reward(ctx, config, tokens, args.device)
     evaluate = partial(_held_out, prompts=_first(held_out), reward=reward, settings=settings, seed=ctx.job.seed)
-    before = evaluate(policy.to(args.device))
+    policy.to(args.device)
+    before = evaluate(policy)
     clock.lap("scoring_before")
     trainer = PPOTrainer(
         model=ActorCritic(policy, temperature=config.temperature),

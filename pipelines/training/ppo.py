@@ -21,7 +21,7 @@ from pipelines.recipe.stages import PpoStage
 from pipelines.training import ppo_losses
 from pipelines.training.exact import Exact, ExactTrainerMixin
 from pipelines.training.generation import batch_rows, left_padded, noise, sample, unpadded
-from pipelines.training.rollouts import Prompt, Rollout, joined, require_finite, with_advantages
+from pipelines.training.rollouts import Prompt, PromptRows, Rollout, joined, require_finite, with_advantages
 from pipelines.training.scoring import Reward
 
 MOST_LOGITS = 1 << 25
@@ -70,9 +70,14 @@ class ActorCritic(nn.Module):
         """The head is no matrix of a block: optimizers ask."""
         return self.policy.get_output_embeddings()
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        """Trainer's call for activation checkpointing."""
-        self.policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs=gradient_checkpointing_kwargs)
+    def activation_checkpointing_enable(
+        self,
+        activation_checkpointing_kwargs: dict[str, Any] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
+        """Trainer's call, handed on."""
+        self.policy.activation_checkpointing_enable(activation_checkpointing_kwargs, every_n_layers, offload)
 
     def forward(self, ids: Tensor, prompt_lengths: Tensor, is_token: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities of the completions' tokens and values of the states before them, each (new tokens,), row
@@ -124,7 +129,7 @@ def without_dropout(model: PreTrainedModel) -> Iterator[None]:
             setattr(owner, name, value)
 
 
-class PPOTrainer(ExactTrainerMixin, Trainer):
+class PPOTrainer(ExactTrainerMixin, Trainer):  # type: ignore[misc]
     """Rows are prompts; an optimizer step takes completions of the current rollout."""
 
     first_step_must_move = False  # a first rollout may find no reward at all
@@ -138,7 +143,7 @@ class PPOTrainer(ExactTrainerMixin, Trainer):
         reward: Reward,
         settings: PPOSettings,
         args: TrainingArguments,
-        rows: Sequence[Prompt],
+        rows: PromptRows,
         exact: Exact,
     ):
         self.settings, self.reward = settings, reward
@@ -164,7 +169,7 @@ class PPOTrainer(ExactTrainerMixin, Trainer):
         """One prompt per completion."""
         return self.args.max_steps // self.steps_per_rollout * self.settings.rollout_batch_size
 
-    def get_train_dataloader(self) -> "_RolloutLoader":
+    def get_train_dataloader(self) -> "_RolloutLoader":  # type: ignore[override]
         """Not prepared by accelerate, whose loaders fetch one batch ahead of the optimizer."""
         return _RolloutLoader(self)
 
@@ -196,6 +201,7 @@ class PPOTrainer(ExactTrainerMixin, Trainer):
 
     def tokens_of_step(self, step: int) -> int:
         """Prompt and new tokens that the step trained on."""
+        assert self.rollout is not None
         return int(self.rollout.lengths[self.places(*divmod(step, self.steps_per_rollout)).reshape(-1)].sum())
 
     # the rollout
@@ -241,12 +247,13 @@ class PPOTrainer(ExactTrainerMixin, Trainer):
         """One batch of fixed shape: completions, log-probabilities, values, scores."""
         settings, device = self.settings, self.args.device
         prompts = [ids for ids, _ in examples]
-        padded = left_padded(prompts, settings.pad_id, longest)
+        left, is_prompt = (tensor.to(device) for tensor in left_padded(prompts, settings.pad_id, longest))
         numbers = noise(self.exact.seed, number, places, settings.max_completion_length)
         with self.accelerator.autocast():  # drawn from the distribution that is scored
             tokens, is_token = sample(
                 model.policy,
-                *(tensor.to(device) for tensor in padded),
+                left,
+                is_prompt,
                 numbers,
                 stop_ids=settings.stop_ids,
                 pad_id=settings.pad_id,

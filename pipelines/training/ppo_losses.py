@@ -31,7 +31,8 @@ def gae(rewards: Tensor, values: Tensor, is_token: Tensor, *, gamma: float, lam:
     was only cut off by the length."""
     tokens = rewards.shape[1]
     rewards, values = (torch.where(is_token, tensor, 0.0) for tensor in (rewards, values))
-    advantages, following_value, following = torch.zeros_like(rewards), rewards.new_zeros(len(rewards)), 0.0
+    advantages = torch.zeros_like(rewards)
+    following_value, following = rewards.new_zeros(len(rewards)), rewards.new_zeros(len(rewards))
     for turn in reversed(range(tokens)):
         delta = rewards[:, turn] + gamma * following_value - values[:, turn]
         following = torch.where(is_token[:, turn], delta + gamma * lam * following, 0.0)

@@ -11,6 +11,7 @@ from training_jobs import run, tokenizer_folder, weights_digest
 from transformers import AutoModelForCausalLM
 
 from pipelines.errors import DataError, Diverged
+from pipelines.stages.base import LaunchSettings
 from pipelines.training.ppo import ActorCritic, without_dropout
 from pipelines.training.sentinel import read_metrics
 
@@ -154,6 +155,25 @@ def test_the_stage_leaves_a_plain_policy_and_says_what_the_reward_did(tmp_path) 
     line = read_metrics(ctx.record / "metrics.jsonl")[0]
     wanted = {"reward", "reward_stderr", "kl", "entropy", "policy_loss", "value_loss", "clip_fraction", "ended"}
     assert wanted | {"completion_length", "loss", "learning_rate", "grad_norm", "tokens_per_second"} <= set(line)
+
+
+def test_activation_checkpointing_changes_nothing(tmp_path) -> None:
+    digests = []
+    for name in ("kept", "again"):
+        (tmp_path / name).mkdir()
+        launch = LaunchSettings(threads=1, activation_checkpointing=name == "again")
+        ctx = context(tmp_path / name, launch=launch, duration="1 rollouts")
+        run(ctx)
+        digests.append(weights_digest(ctx))
+    assert digests[0] == digests[1]
+
+
+def test_bf16_draws_what_it_scores(tmp_path) -> None:
+    """Sampling and scoring both run under autocast; the cached and the whole pass round differently, no more."""
+    ctx = context(tmp_path, duration="1 rollouts", mixed_precision="bf16", learning_rate=1e-4)
+    run(ctx)
+    line = read_metrics(ctx.record / "metrics.jsonl")[0]
+    assert line["kl"] == 0 and line["clip_fraction"] == 0
 
 
 def test_a_reward_function_of_the_recipe_is_found_by_name(tmp_path) -> None:
