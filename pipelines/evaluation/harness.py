@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lm_eval.api.task
+from jinja2 import TemplateError
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.task import Task
@@ -119,23 +120,13 @@ def score_task(
     with _quiet():
         if path:
             file = TaskFile.read(path)
-            task, chat = (
-                file.build(config.name, scratch, with_shots=config.num_fewshot > 0),
-                file.chat or apply_chat_template,
-            )
+            task = file.build(config.name, scratch, with_shots=config.num_fewshot > 0)
+            chat = file.chat or apply_chat_template
         else:
             task, chat = _standard(config.name), apply_chat_template
         _set_shots(task, config)
         before = subject.truncated
-        results = evaluate(
-            lm=SubjectLM(subject),
-            task_dict={"tasks": {config.name: task}},
-            limit=config.limit,
-            bootstrap_iters=BOOTSTRAPS,
-            log_samples=False,
-            apply_chat_template=chat,
-            fewshot_as_multiturn=chat,
-        )
+        results = _evaluate(subject, config, task, chat)
     shared = {
         "version": task.VERSION,
         "num_fewshot": config.num_fewshot,
@@ -144,12 +135,29 @@ def score_task(
         "apply_chat_template": chat,
         "template_digest": subject.template_digest if chat else None,
         "truncated": subject.truncated - before,
-    } | subject.settings  # fmt: skip
+    }
     better = results["higher_is_better"][config.name]
     return [
-        {"task": config.name, "metric": metric, **value, "higher_is_better": better.get(metric.split(",")[0]), **shared}
+        {"task": config.name, "metric": metric, **value, "higher_is_better": better.get(metric.split(",")[0])}
+        | shared
+        | subject.settings
         for metric, value in _metrics(results["results"][config.name]).items()
     ]
+
+
+def _evaluate(subject: Subject, config: TaskConfig, task: Task, chat: bool) -> Mapping[str, Any]:
+    try:
+        return evaluate(
+            lm=SubjectLM(subject),
+            task_dict={"tasks": {config.name: task}},
+            limit=config.limit,
+            bootstrap_iters=BOOTSTRAPS,
+            log_samples=False,
+            apply_chat_template=chat,
+            fewshot_as_multiturn=chat,
+        )
+    except TemplateError as error:
+        raise DataError(f"task '{config.name}': {error}; its templates name what a row has not") from error
 
 
 def _metrics(results: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:

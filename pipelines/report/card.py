@@ -7,7 +7,7 @@ from pipelines.report.figures import seconds_text
 from pipelines.report.table import LEGEND, Table, tables
 from pipelines.report.text import visible
 
-_MARKUP = re.compile(r"([\\`*_{}\[\]<>()#+!|~&$-])")
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>()!|~&$])")
 
 
 def markdown(report: Report) -> str:

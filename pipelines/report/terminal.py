@@ -6,6 +6,7 @@ from rich.text import Text
 
 from pipelines.report.collect import Report
 from pipelines.report.table import LEGEND, Cell, Table, tables
+from pipelines.report.text import visible
 
 COLOURS = {"▲": "green", "▼": "red", "": ""}
 
@@ -25,7 +26,7 @@ def _rich(table: Table) -> RichTable:
     for column in table.columns:
         shown.add_column(Text(column), justify="right")
     for row in table.rows:
-        shown.add_row(Text(f"{row.task}  {row.metric}"), *map(_cell, row.cells))
+        shown.add_row(Text(visible(f"{row.task}  {row.metric}")), *map(_cell, row.cells))
     return shown
 
 

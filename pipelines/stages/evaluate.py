@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
+from accelerate import PartialState
+
 from pipelines.data.tokens import TokenTable
 from pipelines.evaluation.bits import score_bits
 from pipelines.evaluation.subject import Subject
@@ -38,6 +40,7 @@ def run(ctx: StageContext) -> Metrics:
         }
         text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
         (ctx.output / SCORES).write_text(text, encoding="utf-8")
+    PartialState().wait_for_everyone()  # a process that ends early may take the one that writes with it
     return {f"{score['task']}.{score['metric']}": score["value"] for score in scores}
 
 

@@ -1,0 +1,273 @@
+"""The report: the same facts as JSON, page, Markdown and table, whatever part of a run is there."""
+
+import io
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from fake_run import VALUES, fake_plan, fake_run
+from rich.console import Console
+
+from pipelines.report import collect, lineage
+from pipelines.report.collect import Report, ScoreFacts, load_report, write_report
+from pipelines.report.figures import seconds_text, short, thinned
+from pipelines.report.plots import plots
+from pipelines.report.table import difference, mark, tables
+from pipelines.report.terminal import print_summary
+from pipelines.report.text import visible
+from pipelines.store.artifacts import ArtifactStore
+
+EVIL = (
+    "<script>alert(1)</script></style></pre><svg onload=alert(2)>\" onclick='x' "
+    "\u202eevil\u202c\x1b[31m {{ 7*7 }} &amp; |"
+)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("whole"))
+
+
+def run(root: Path, **fake) -> Path:
+    """A made-up run with its report; the folder of the report."""
+    plan, store = fake_plan(root / "recipes"), ArtifactStore(root / "artifacts")
+    fake_run(plan, store, **fake)
+    return write_report(plan, store, root / "runs").parent
+
+
+def read(folder: Path) -> Report:
+    report = load_report(folder)
+    assert report is not None
+    return report
+
+
+def text(folder: Path, suffix: str) -> str:
+    return (folder / f"report.{suffix}").read_text(encoding="utf-8")
+
+
+def score(stage: str, value: float, *, stderr: float | None = 0.02, better: bool = True, **settings) -> ScoreFacts:
+    settings = {"num_fewshot": 0, "dtype": "float32"} | settings
+    return ScoreFacts(
+        stage=stage,
+        evaluation="evaluate",
+        task="t",
+        metric="acc",
+        value=value,
+        stderr=stderr,
+        n=400,
+        higher_is_better=better,
+        settings=settings,
+    )
+
+
+def test_the_json_has_what_others_build_on(whole):
+    facts = json.loads(text(whole, "json"))
+    pretrain = next(stage for stage in facts["stages"] if stage["name"] == "pretrain")
+    assert pretrain["kind"] == "pretrain" and pretrain["state"] == "complete"
+    assert pretrain["wall_seconds"] > 0 and pretrain["tokens_per_second"] == 13_700.5
+    assert pretrain["metrics"]["parameters"] == 856_576 and len(pretrain["fingerprint"]) == 64
+    assert len(facts["scores"]) == 4 * len(VALUES)
+    assert {"stage", "task", "metric", "value", "stderr", "n"} <= set(facts["scores"][0])
+    assert {score["stage"] for score in facts["scores"]} == {"pretrain", "sft", "dpo", "ppo"}
+    assert {"source": "sft", "target": "dpo", "role": "model"} in facts["lineage"]
+    village = next(data for data in facts["data"] if data["name"] == "village")
+    assert village["rows_in"] == village["rows_used"] + village["dropped"]
+    assert village["tokens"] == 2_043_525
+    assert facts["resolved"]["stages"]["sft"]["overlong"] == "drop"
+
+
+def test_a_report_of_the_same_artifacts_is_not_made_again(tmp_path, monkeypatch):
+    plan, store = fake_plan(tmp_path / "recipes"), ArtifactStore(tmp_path / "artifacts")
+    fake_run(plan, store, leave_out=("evaluate-ppo",))
+    page = write_report(plan, store, tmp_path / "runs")
+    made = page.stat().st_mtime_ns
+    monkeypatch.setattr(collect, "collect", lambda *_: pytest.fail("made again"))
+    assert write_report(plan, store, tmp_path / "runs").stat().st_mtime_ns == made
+    monkeypatch.undo()
+    fake_run_rest(plan, store)
+    assert write_report(plan, store, tmp_path / "runs").stat().st_mtime_ns != made
+    (tmp_path / "runs" / "report.md").unlink()
+    write_report(plan, store, tmp_path / "runs")
+    assert (tmp_path / "runs" / "report.md").exists()
+
+
+def fake_run_rest(plan, store) -> None:
+    import shutil
+
+    for artifact in store.artifacts():
+        shutil.rmtree(artifact)
+    fake_run(plan, store)
+
+
+@pytest.mark.parametrize("leave_out", [("evaluate-ppo",), ("sft",), ("pretrain",), ("tokenizer", "data-prompts")])
+def test_a_run_that_is_not_finished_is_reported_as_far_as_it_is(tmp_path, leave_out):
+    folder = run(tmp_path, leave_out=leave_out)
+    report = read(folder)
+    for name in leave_out:
+        assert report.stage(name).state == "absent"
+        assert re.search(rf"{name}.*not run", text(folder, "html"))
+        assert re.search(rf"{name}.*not run", text(folder, "md"))
+    print_summary(report, Console(quiet=True))
+
+
+def test_an_empty_store_has_a_report_too(tmp_path):
+    plan = fake_plan(tmp_path / "recipes")
+    page = write_report(plan, ArtifactStore(tmp_path / "artifacts"), tmp_path / "runs")
+    assert "No scores yet" in page.read_text()
+
+
+def test_plain_and_templated_scores_are_tables_of_their_own(whole):
+    plain, templated = tables(read(whole))
+    assert [row.task for row in plain.rows] == [task for task, row in VALUES.items() if not row[2]]
+    assert [row.task for row in templated.rows] == [task for task, row in VALUES.items() if row[2]]
+    assert plain.columns == ["pretrain", "sft", "dpo", "ppo"]
+
+
+def test_a_mark_stands_only_where_a_difference_is_beyond_noise(whole):
+    marks = {row.task: [cell.mark for cell in row.cells] for table in tables(read(whole)) for row in table.rows}
+    assert marks["microworld/comprehension"] == ["", "", "", ""]
+    assert marks["microworld/generation"] == ["", "", "", "▼"]
+    assert marks["bits_per_byte/village"] == ["", "▼", "", ""]
+    assert marks["reward/prompts"] == ["", "▲", "▲", "▲"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "better", "expected"),
+    [
+        (0.5, 0.5 + 3 * 0.0282, True, ""),
+        (0.5, 0.59, True, "▲"),
+        (0.59, 0.5, True, "▼"),
+        (0.5, 0.59, False, "▼"),
+        (0.59, 0.5, False, "▲"),
+    ],
+)
+def test_three_standard_errors_of_the_difference_are_noise(before, after, better, expected):
+    assert mark(score("a", before, better=better), score("b", after, better=better)) == expected
+
+
+def test_without_a_standard_error_nothing_is_claimed():
+    assert mark(score("a", 0.0, stderr=None), score("b", 1.0)) == ""
+
+
+@pytest.mark.parametrize("setting", [{"num_fewshot": 5}, {"dtype": "bfloat16"}, {"template_digest": "x"}])
+def test_scores_of_unequal_settings_are_never_compared(setting):
+    with pytest.raises(ValueError, match="unequal settings"):
+        difference(score("a", 0.1), score("b", 0.2, **setting))
+
+
+class Page(HTMLParser):
+    """Elements and attributes of a page, and the text of its cells."""
+
+    def __init__(self, source: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(source)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def test_the_page_needs_nothing_and_runs_nothing(whole):
+    source = text(whole, "html")
+    page = Page(source)
+    assert len(source.encode()) < 1_000_000
+    names = {tag for tag, _ in page.tags}
+    assert not names & {"script", "iframe", "object", "embed", "img", "base", "form"}
+    csp = next(attrs["content"] for tag, attrs in page.tags if tag == "meta" and "http-equiv" in attrs)
+    assert csp == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    outside = [v for _, attrs in page.tags for k, v in attrs.items() if k in ("href", "src", "xlink:href")]
+    assert all(value.startswith("#") for value in outside)
+    assert "@import" not in source and not re.search(r"url\((?!#)", source)
+
+
+@pytest.mark.parametrize("suffix", ["html", "md"])
+def test_text_of_data_and_models_cannot_become_markup(tmp_path, whole, suffix):
+    folder = run(tmp_path, evil=EVIL)
+    source = text(folder, suffix)
+    for char in ("\u202e", "\u202c", "\x1b"):
+        assert char not in source
+    assert "⟨U+202E⟩" in source
+    if suffix == "md":
+        assert "<script" not in source.replace("\\<", "")
+        assert all(line.count("|") == line.count(r"\|") + 7 + 1 for line in source.splitlines() if r"\|" in line)
+        return
+    evil, clean = Page(source), Page(text(whole, "html"))
+    assert len(evil.tags) == len(clean.tags)
+    assert [tag for tag, _ in evil.tags] == [tag for tag, _ in clean.tags]
+    assert not any(key.startswith("on") for _, attrs in evil.tags for key in attrs)
+    assert any("<script>alert(1)</script>" in part for part in evil.texts)
+    assert any("{{ 7*7 }}" in part for part in evil.texts)
+
+
+def test_the_table_in_a_terminal_steers_nothing(tmp_path):
+    console = Console(record=True, width=200, file=io.StringIO())
+    print_summary(read(run(tmp_path, evil="[bold]" + EVIL)), console)
+    shown = console.export_text()
+    assert "[bold]" in shown and "\x1b" not in shown and "\u202e" not in shown
+
+
+@pytest.mark.parametrize("char", [*"\x00\x07\x1b\x7f\u200b\u200e\u202a\u202e\u2066\u2069\ufeff\u2028\ue000\ud800"])
+def test_what_steers_a_reader_is_shown_as_a_code_point(char):
+    assert visible(f"a{char}b\n") == f"a⟨U+{ord(char):04X}⟩b\n"
+
+
+def test_curves_are_drawn_of_every_stage_and_a_torn_last_line_is_passed_over(whole):
+    drawn = [(plot.stage, plot.title.split(",")[0]) for plot in plots(read(whole))]
+    assert ("pretrain", "loss") in drawn and ("ppo", "mean reward of a rollout") in drawn
+    assert ("dpo", "share of pairs told apart") in drawn
+    for plot in plots(read(whole)):
+        assert plot.svg.startswith("<svg") and "<metadata" not in plot.svg and "currentColor" in plot.svg
+
+
+def test_the_entropy_of_the_built_in_text_is_drawn_where_nothing_else_was_read(whole):
+    with_floor = [plot.stage for plot in plots(read(whole)) if "entropy of the text" in plot.svg]
+    assert with_floor == ["pretrain"]
+
+
+def test_the_lineage_goes_from_left_to_right(whole):
+    report = read(whole)
+    picture = lineage.picture(report)
+    places = {box.name: box.x for box in picture.boxes}
+    assert places["tokenizer"] < places["pretrain"] < places["sft"] < places["dpo"] == places["ppo"]
+    assert all(
+        box.x + lineage.WIDTH <= picture.width and box.y + lineage.HEIGHT <= picture.height for box in picture.boxes
+    )
+
+
+def test_a_renamed_stage_keeps_its_scores_under_its_new_name(tmp_path):
+    from fake_run import RECIPE
+
+    plan, store = fake_plan(tmp_path / "recipes"), ArtifactStore(tmp_path / "artifacts")
+    fake_run(plan, store)
+    renamed = RECIPE.replace("  sft:", "  chatty: {{kind: sft, ").replace(
+        "chatty: {{kind: sft,  {{", "chatty: {{kind: sft, "
+    )
+    renamed = renamed.replace("model: sft", "model: chatty").replace("[pretrain, sft,", "[pretrain, chatty,")
+    write_report(fake_plan(tmp_path / "recipes", recipe=renamed), store, tmp_path / "runs")
+    assert {score.stage for score in read(tmp_path / "runs").scores} == {"pretrain", "chatty", "dpo", "ppo"}
+
+
+def test_reports_import_neither_torch_nor_datasets():
+    code = (
+        "import sys; import pipelines.report.collect, pipelines.report.html, pipelines.report.card, "
+        "pipelines.report.terminal; "
+        "print(*[m for m in ('torch', 'transformers', 'datasets', 'numpy', 'matplotlib') if m in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == ""
+
+
+def test_numbers_are_written_as_people_read_them():
+    assert [seconds_text(s) for s in (None, 0.42, 12.4, 59.7, 185, 7800)] == [
+        "", "0.4 s", "12 s", "1 min 00 s", "3 min 05 s", "2 h 10 min"
+    ]  # fmt: skip
+    assert [short(n) for n in (None, 12, 13_700, 856_576, 2_043_525)] == ["", "12", "13.7k", "857k", "2.0M"]
+    assert thinned(range(1000), 3) == [0, 500, 999]
