@@ -145,12 +145,13 @@ class InOrder(Dataset):
         return self._length
 
     def __getitems__(self, positions: list[int]) -> list[Any]:
-        return [self.rows[self._row(position)] for position in positions]
+        return [self.rows[self.row_at(position)] for position in positions]
 
     def __getitem__(self, position: int) -> Any:
-        return self.rows[self._row(position)]
+        return self.rows[self.row_at(position)]
 
-    def _row(self, position: int) -> int:
+    def row_at(self, position: int) -> int:
+        """Number of the row at a place of the run."""
         number, place = divmod(position, BLOCK)
         if self._block[0] != number:
             end = min((number + 1) * BLOCK, self._length)

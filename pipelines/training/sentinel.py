@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -114,6 +114,7 @@ class MetricsLog:
         self._every = max(1, math.ceil(max_steps / MOST_LINES))
         self._max_steps = max_steps
         self._path = folder / METRICS if folder else None
+        self._file: TextIO | None = None
         self._since, self._pending = time.perf_counter(), _Pending()
         if self._path:
             self._continue_after(resumed_step)
@@ -152,11 +153,11 @@ class MetricsLog:
             self.seconds = max(line.get("seconds", 0.0) for line in kept)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        self._file = self._path.open("a", encoding="utf-8", buffering=1)
 
     def _append(self, line: Mapping[str, Any]) -> None:
-        if self._path:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+        if self._file:
+            self._file.write(json.dumps(line) + "\n")
 
 
 class _Pending:
