@@ -123,7 +123,7 @@ def _explain_unknown(path: KeyPath, findings: Findings, told: set[KeyPath]) -> N
     if node.via.startswith("like") and kind is not None and not kind.via.startswith("like"):
         message += f" ({node.via})"  # right in the stage that it is copied from, which is of another kind
     findings.problems.append(_problem(findings.tree, path, message))
-    fields = dict(parent.value)
+    fields = dict(parent.fields)
     fields.pop(word)
     if meant in _field_names(section) and meant not in fields:
         renamed = _LENGTHS.get(word)
@@ -152,13 +152,13 @@ def _meaning_of(word: str, node: Node, known: list[str], tree: Node) -> tuple[st
         return "duration", f"write `duration: {amount} {_LENGTHS[word]}`"
     if places := homes(word, tree):
         return None, f"it belongs {' or '.join(places)}"
-    word = _OTHER_WORDS.get(word, word)
-    if word in known:
-        return word, f"here it is called '{word}'"
-    if close := closest(word, known):
-        return close, f"did you mean '{close}'?"
-    if places := homes(word, tree):
-        return None, f"it is called '{word}' and belongs {' or '.join(places)}"
+    here = _OTHER_WORDS.get(word, word)
+    if here in known:
+        return here, f"here it is called '{here}'"
+    if near := closest(here, known):
+        return near, f"did you mean '{near}'?"
+    if places := homes(here, tree):
+        return None, f"it is called '{here}' and belongs {' or '.join(places)}"
     fields = ", ".join(name for name in known if name != "kind")
     return None, f"known are {fields}" if len(known) <= 12 else ""
 
@@ -173,7 +173,7 @@ def _replaced(tree: Node, path: KeyPath, node: Node) -> Node:
     below = _replaced(below, tuple(rest), node)
     if isinstance(tree.value, list):
         return replace(tree, value=[below if index == key else item for index, item in enumerate(tree.value)])
-    return replace(tree, value=tree.value | {key: below})
+    return tree.having(str(key), below)
 
 
 # --- values -------------------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ def find_wrong_launch(outline: Outline, recipe_path: Path) -> Iterator[Fault]:
             hint = did_you_mean(name, outline.stage_names)
             yield Fault(("launch", "stages", name), f"there is no stage '{name}'{hint}", at_key=True)
     files: dict[str, AccelerateFile] = {}
-    places = [(("launch", "config"), given(outline.launch, "config"))]
+    places: list[tuple[KeyPath, str]] = [(("launch", "config"), given(outline.launch, "config"))]
     places += [(("launch", "stages", name, "config"), given(stage, "config")) for name, stage in own.items()]
     for path, config in places:
         if config and config not in files:

@@ -29,24 +29,24 @@ def read_layers(path: Path, overrides: Sequence[str], problems: list[Problem]) -
             problems.append(Problem(*stages.key, "stages", "names no stage, so there is nothing to do"))
         expanded = _Expansion(stages.value, problems).all()
         names += tuple(name for name in expanded if name not in names)
-        tree = replace(tree, value=tree.value | {"stages": replace(stages, value=expanded)})
+        tree = tree.having("stages", replace(stages, value=expanded))
     return tree, names
 
 
 def _read(path: Path, problems: list[Problem]) -> Node:
     """One file, in which a slip in the word `stages` is reported and read as meant."""
     tree = read_tree(path, problems)
-    key = _meant(tree.value, "stages", problems)
-    named = {"stages" if name == key else name: node for name, node in tree.value.items()}
+    key = _meant(tree.fields, "stages", problems)
+    named = {"stages" if name == key else name: node for name, node in tree.fields.items()}
     return replace(tree, value=named)
 
 
 def _with_parent(path: Path, tree: Node, problems: list[Problem]) -> Node:
-    key = _meant(tree.value, "extends", problems)
+    key = _meant(tree.fields, "extends", problems)
     if key is None:
         return tree
-    own = {name: node for name, node in tree.value.items() if name != key}
-    node, top = tree.value[key], replace(tree, value=own)
+    own = {name: node for name, node in tree.fields.items() if name != key}
+    node, top = tree.fields[key], replace(tree, value=own)
     if node.refused:
         return top
     if not isinstance(node.value, str):
@@ -56,7 +56,7 @@ def _with_parent(path: Path, tree: Node, problems: list[Problem]) -> Node:
     if not parent.is_file():
         raise Unreadable(*problems, Problem(*node.place, "extends", f"there is no file {parent}"))
     base = _read(parent, problems)
-    if "extends" in base.value:
+    if "extends" in base.fields:
         message = f"{parent} extends another recipe itself; one level is the limit"
         raise Unreadable(*problems, Problem(*node.place, "extends", message))
     return overlay(base, top)
@@ -120,30 +120,24 @@ def _with_own_copy(tree: Node, path: KeyPath) -> Node:
     stages = tree.child("stages")
     if path[0] != "stages" or len(path) < 4 or stages is None or not isinstance(stages.value, dict):
         return tree
-    name, key = path[1], path[2]
-    own, source, seen = stages.child(name), stages.child(name), set()
-    while (
-        source is not None and source.child(key) is None and (like := source.child("like")) and like.value not in seen
-    ):
-        seen.add(like.value)
-        source = stages.child(like.value) if isinstance(like.value, str) else None
-    found = source.child(key) if source is not None else None
-    if own is None or found is None or source is own:
+    name, key = str(path[1]), path[2]
+    own, found = stages.child(name), _taken_over(stages, stages.child(name), key)
+    if own is None or found is None:
         return tree
-    copied = replace(own, value=own.value | {key: found.copied(f"like {own.child('like').value}")})
-    return replace(tree, value=tree.value | {"stages": replace(stages, value=stages.value | {name: copied})})
+    return tree.having("stages", stages.having(name, own.having(str(key), found)))
 
 
 def _taken_over(stages: Node, stage: Node | None, key: str | int) -> Node | None:
     """What a stage has under a key only by `like`."""
-    seen: set[object] = set()
-    like = None
-    while stage is not None and stage.child(key) is None and (link := stage.child("like")) and link.value not in seen:
-        like = like or link.value
-        seen.add(link.value)
-        stage = stages.child(link.value) if isinstance(link.value, str) else None
-    found = stage.child(key) if stage is not None and like else None
-    return found.copied(f"like {like}") if found is not None else None
+    names: list[str] = []
+    while stage is not None and stage.child(key) is None:
+        like = stage.child("like")
+        if like is None or not isinstance(like.value, str) or like.value in names:
+            return None
+        names.append(like.value)
+        stage = stages.child(like.value)
+    found = stage.child(key) if stage is not None and names else None
+    return found.copied(f"like {names[0]}") if found is not None else None
 
 
 class _NoWay(Exception):
@@ -167,7 +161,7 @@ def _assigned(node: Node, path: KeyPath, value: Node, place: Place, done: KeyPat
     if not isinstance(node.value, dict):
         raise _NoWay(f"{here} is {'a list; name an item as [0]' if isinstance(node.value, list) else 'a single value'}")
     below = node.child(key) or Node(None, place, place, via=SET)
-    return replace(node, value=node.value | {key: _assigned(below, tuple(rest), value, place, (*done, key))})
+    return node.having(key, _assigned(below, tuple(rest), value, place, (*done, key)))
 
 
 def _spelt_out(node: Node, key: str | int, path: KeyPath) -> Node:
@@ -228,7 +222,9 @@ class _Expansion:
             return self._report(
                 node.place, name, "needs a block of fields" + (", and is empty" if node.value is None else "")
             )
-        own, like, kind = dict(node.value), None, None
+        own: dict[str, Node] = dict(node.value)
+        like: Node | None = None
+        kind: Node | None = None
         if key := _meant(own, "like", self.problems, ("stages", name)):
             like = own.pop(key)
         if key := _meant(own, "kind", self.problems, ("stages", name)):
@@ -239,7 +235,7 @@ class _Expansion:
             source = self._source(name, like, above)
             if source is None:
                 return None
-            own = {key: below.copied(f"like {like.value}") for key, below in source.value.items()} | own
+            own = {key: below.copied(f"like {like.value}") for key, below in source.fields.items()} | own
         if kind is not None and not self._is_kind(kind, name):
             return None
         if kind is None and "kind" not in own:
@@ -273,8 +269,10 @@ class _Expansion:
         self._report(kind.place, f"{name}.kind", message)
         return False
 
-    def _report(self, place: Place, path: str, message: str) -> None:
+    def _report(self, place: Place, path: str, message: str) -> Node | None:
+        """Always None: what a fault leaves of a stage."""
         self.problems.append(Problem(*place, f"stages.{path}", message))
+        return None
 
 
 def _no_kind(name: str) -> str:

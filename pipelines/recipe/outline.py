@@ -116,7 +116,7 @@ def _section(cls: type[Section], tree: Node, path: KeyPath, broken: set[KeyPath]
     built = cls.model_construct(**{name: value for name, value in found.items() if value is not UNKNOWN})
     for name in bad | set(good):
         if found.get(name, UNKNOWN) is UNKNOWN:
-            built.__dict__.pop(name, None)
+            built.__dict__.pop(str(name), None)
     if cls is Dataset and "builtin" in values:
         built.__dict__.pop("format", None)
         if isinstance(values["builtin"], str) and values["builtin"] in BUILTIN:
@@ -137,7 +137,7 @@ def _validator(cls: type[Section], name: str) -> Any:
     from pydantic import TypeAdapter  # a good recipe needs none of this
 
     info = cls.model_fields[name]
-    kind = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
+    kind: Any = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
     return TypeAdapter(kind, config=None if list(sections_in(info.annotation)) else ConfigDict(strict=True))
 
 

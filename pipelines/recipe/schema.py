@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from pipelines.recipe.base import Section
 from pipelines.recipe.docstrings import docstrings
 from pipelines.recipe.root import Recipe
 from pipelines.recipe.sections import STAGES, sections_in
@@ -61,9 +62,9 @@ _SIZE: Schema = {
 }
 
 
-def _all_sections() -> list[type]:
-    found: list[type] = []
-    pending = [Recipe, *STAGES.values()]
+def _all_sections() -> list[type[Section]]:
+    found: list[type[Section]] = []
+    pending: list[type[Section]] = [Recipe, *STAGES.values()]
     while pending:
         section = pending.pop()
         if section not in found:
@@ -72,7 +73,7 @@ def _all_sections() -> list[type]:
     return found
 
 
-def _describe(schema: Schema, section: Any) -> None:
+def _describe(schema: Schema, section: type[Section]) -> None:
     schema["description"] = " ".join((section.__doc__ or "").split())
     for field, text in docstrings(section).items():
         if field in schema.get("properties", {}):

@@ -28,9 +28,9 @@ def section_at(path: KeyPath, tree: Node) -> type[Section] | None:
             section = _stage_at(path, tree) if rest else None
             rest = rest[1:]
             continue
-        info = section.model_fields.get(str(field))
-        inside = list(sections_in(info.annotation)) if info else []
-        if inside and _is_collection(info.annotation):
+        kind = section.model_fields[str(field)].annotation if field in section.model_fields else None
+        inside = list(sections_in(kind))
+        if inside and _is_collection(kind):
             if not rest:
                 return None
             rest.pop(0)

@@ -11,7 +11,6 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError, YAMLStreamError
 from ruamel.yaml.events import (
     AliasEvent,
     DocumentStartEvent,
-    Event,
     MappingEndEvent,
     MappingStartEvent,
     ScalarEvent,
@@ -49,6 +48,15 @@ class Node:
     """How it came here, when not from the place itself: `like dpo`, `--set`, `name`."""
     refused: bool = False
     """Already reported, and to be left out."""
+
+    @property
+    def fields(self) -> "dict[str, Node]":
+        """Of a mapping; anything else has none."""
+        return self.value if isinstance(self.value, dict) else {}
+
+    def having(self, key: str, node: "Node") -> "Node":
+        """The same mapping with another value under a key."""
+        return replace(self, value=self.fields | {key: node})
 
     def children(self) -> Iterator[tuple[str | int, "Node"]]:
         if isinstance(self.value, dict):
@@ -154,14 +162,16 @@ def _read_text(path: Path) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        before = data[: error.start]
-        line, column = before.count(b"\n") + 1, error.start - (before.rfind(b"\n") + 1) + 1
+        line, column = data.count(b"\n", 0, error.start) + 1, error.start - data.rfind(b"\n", 0, error.start)
         raise refuse(f"byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8", line, column) from None
     if found := re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]", text):
-        before = text[: found.start()]
-        line, column = before.count("\n") + 1, found.start() - (before.rfind("\n") + 1) + 1
+        line, column = text.count("\n", 0, found.start()) + 1, found.start() - text.rfind("\n", 0, found.start())
         raise refuse(f"character U+{ord(found[0]):04X} is not allowed in a recipe; remove it", line, column)
     return text
+
+
+# Events that stand for a value; ruamel sets their attributes without declaring them.
+_Event = Any
 
 
 class _Builder:
@@ -187,7 +197,7 @@ class _Builder:
             raise Unreadable(*self.problems, self._explain(error)) from None
         return root
 
-    def _node(self, event: Event, path: KeyPath, key: Place | None) -> Node:
+    def _node(self, event: _Event, path: KeyPath, key: Place | None) -> Node:
         if len(path) > MAX_DEPTH:
             raise Unreadable(
                 *self.problems, self._problem(event, path[:3], f"nested more than {MAX_DEPTH} levels deep")
@@ -209,7 +219,7 @@ class _Builder:
         value = self._mapping(path) if isinstance(event, MappingStartEvent) else self._sequence(path)
         return Node(value, place, key or here, refused=tagged)
 
-    def _scalar(self, event: ScalarEvent, path: KeyPath, here: Place, key: Place | None) -> Node:
+    def _scalar(self, event: _Event, path: KeyPath, here: Place, key: Place | None) -> Node:
         quoted = event.style is not None or event.tag is not None
         value = event.value if quoted else plain_scalar(event.value)
         if isinstance(value, str) and _SURROGATE.search(value):
@@ -244,16 +254,16 @@ class _Builder:
             value.append(self._node(event, (*path, len(value)), None))
         return value
 
-    def _place(self, event: Event) -> Place:
+    def _place(self, event: _Event) -> Place:
         mark = event.start_mark
         if self.at:
             return self.at._replace(column=self.at.column + mark.index)
         return Place(self.file, mark.line + 1, mark.column + 1)
 
-    def _problem(self, event: Event, path: KeyPath, message: str) -> Problem:
+    def _problem(self, event: _Event, path: KeyPath, message: str) -> Problem:
         return Problem(*self._place(event), format_path(path), message)
 
-    def _refuse(self, event: Event, path: KeyPath, message: str) -> None:
+    def _refuse(self, event: _Event, path: KeyPath, message: str) -> None:
         self.problems.append(self._problem(event, path, message))
 
     def _explain(self, error: Exception) -> Problem:

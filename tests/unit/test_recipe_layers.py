@@ -248,3 +248,10 @@ def test_a_recipe_that_is_wrong_is_not_loaded(base: Path) -> None:
         load_recipe(base)
     base.write_text(BASE)
     assert isinstance(load_recipe(base), LoadedRecipe)
+
+
+def test_set_below_a_copy_that_cannot_be_made_is_a_line(base: Path) -> None:
+    base.write_text(BASE.replace("like: evaluate, models: sft", "like: [evaluate], models: sft"))
+    assert "base.yaml:12:17: stages.again.like: needs the name of a stage, got a list" in problems(
+        base, "stages.again.tasks[0].limit=3"
+    )
