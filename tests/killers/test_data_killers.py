@@ -164,6 +164,12 @@ def _write(path: Path, raw: bytes) -> None:
     path.write_bytes(raw)
 
 
+def _swap(path: Path) -> None:
+    offsets = np.fromfile(path, "<i8")
+    offsets[[5, 6]] = offsets[[6, 5]]
+    offsets.tofile(path)
+
+
 CORRUPTIONS: dict[str, Callable[[Path], Any]] = {
     "cut off": lambda f: _write(f / "train-input_ids-00000.bin", (f / "train-input_ids-00000.bin").read_bytes()[:-1]),
     "too long": lambda f: _write(
@@ -171,9 +177,7 @@ CORRUPTIONS: dict[str, Callable[[Path], Any]] = {
     ),
     "missing": lambda f: (f / "train-num_bytes-00000.bin").unlink(),
     "offsets cut off": lambda f: _write(f / "train-input_ids-00000.offsets", bytes(8)),
-    "offsets out of order": lambda f: np.array([0, 9, 3, 12, *range(13, 30)], "<i8").tofile(
-        f / "train-input_ids-00000.offsets"
-    ),
+    "offsets out of order": lambda f: _swap(f / "train-input_ids-00000.offsets"),
     "another type": lambda f: _meta(f, lambda meta: meta.update(dtype="<u4")),
     "another vocabulary": lambda f: _meta(f, lambda meta: meta.update(vocab_size=70_000)),
     "fewer rows": lambda f: _meta(f, lambda meta: meta["splits"]["train"].update(rows=3)),
