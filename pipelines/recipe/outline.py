@@ -27,7 +27,8 @@ class Outline:
     launch: Launch | None = None
     has_model: bool = False
     """Whether there is a chapter `model` at all, understood or not."""
-    dataset_names: tuple[str, ...] = ()
+    dataset_names: tuple[str, ...] | None = ()
+    """Every name in the file, understood or not; None where there is no chapter `data` to look into."""
     stage_names: tuple[str, ...] = ()
     """Every name in the file, understood or not."""
 
@@ -68,7 +69,7 @@ def outline_of(tree: Node, stage_names: tuple[str, ...], broken: set[KeyPath]) -
         return tuple(str(name) for name, _ in node.children()) if node and isinstance(node.value, dict) else ()
 
     kinds = {name: tree.nearest(("stages", name, "kind"))[0].value for name in names("stages")}
-    model = tree.child("model")
+    data, model = tree.child("data"), tree.child("model")
     launch = part(Launch, "launch") if tree.child("launch") else Launch(stages={})
     return Outline(
         data={name: built for name in names("data") if (built := part(Dataset, "data", name))},
@@ -76,7 +77,7 @@ def outline_of(tree: Node, stage_names: tuple[str, ...], broken: set[KeyPath]) -
         stages={n: built for n, kind in kinds.items() if (built := part(STAGES[str(kind)], "stages", n))},
         launch=launch,
         has_model=model is not None and (model.value is not None or model.refused),
-        dataset_names=names("data"),
+        dataset_names=names("data") if data is not None and isinstance(data.value, dict) else None,
         stage_names=stage_names,
     )
 

@@ -71,6 +71,8 @@ def _files(name: str, dataset: Dataset, recipe_path: Path) -> Iterator[Fault]:
 
 
 def _datasets_named(at: KeyPath, section: Section, outline: Outline) -> Iterator[Fault]:
+    if outline.dataset_names is None:
+        return
     for field, reads in type(section).marked(Reads):
         value = given(section, field)
         for name in [value] if isinstance(value, str) else (value or ()):

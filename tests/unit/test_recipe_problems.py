@@ -169,3 +169,9 @@ def test_going_on_with_a_model_under_another_tokenizer_is_refused() -> None:
     assert problems_of(text) == [
         "28:54: stages.more.tokenizer: the model of stage 'pretrain' has learnt the ids of 'tokenizer', not of 'other'"
     ]
+
+
+def test_a_chapter_that_is_no_chapter_is_one_fault() -> None:
+    chapter = re.compile(r"data:\n(  .*\n)+")
+    assert problems_of(chapter.sub("data: 3\n", GOOD)) == ["3:7: data: needs a mapping of names, got 3"]
+    assert problems_of(chapter.sub("", GOOD)) == ["1:1: data: is missing (chapter 1: named datasets)"]
