@@ -72,19 +72,6 @@ def read_hub(
             yield Item(row, None, f"hub:{repo}/{split}", number)
 
 
-def resolve_revision(repo: str) -> str:
-    """The newest commit of a Hub dataset, to be pinned."""
-    import huggingface_hub
-
-    try:
-        commit = huggingface_hub.HfApi().dataset_info(repo, timeout=30).sha
-    except Exception as error:
-        raise _hub_error(repo, error) from error
-    if not commit or not COMMIT.fullmatch(commit):
-        raise DataError(f"hub: {repo} names no commit ({commit}); give `revision:` by hand")
-    return commit
-
-
 def _cached_snapshot(repo: str, revision: str) -> Path | None:
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
