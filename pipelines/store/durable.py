@@ -109,7 +109,7 @@ def table_digest(table: Mapping[str, Mapping[str, Any]]) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a reader, or a crash, sees the old file or the whole new one."""
-    write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
