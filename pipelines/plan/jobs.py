@@ -293,15 +293,17 @@ class _Planner:
 
     def tokenizer_of(self, name: str) -> str:
         """The tokenizer stage behind a stage: its own, that of the weights it starts from, or the only one."""
-        config = self.recipe.stages[name]
         seen = [name]
-        while getattr(config, "tokenizer", None) is None and getattr(config, "model", None) is not None:
-            if config.model in seen:
+        while True:
+            config: Any = self.recipe.stages[seen[-1]]
+            own, start = getattr(config, "tokenizer", None), getattr(config, "model", None)
+            if own is not None:
+                return own
+            if start is None:
+                break
+            if start in seen:
                 raise self._problem(("stages", name), f"stages consume each other in a circle: {' -> '.join(seen)}")
-            seen.append(config.model)
-            config = self.recipe.stages[config.model]
-        if getattr(config, "tokenizer", None) is not None:
-            return config.tokenizer
+            seen.append(start)
         tokenizers = [stage for stage, other in self.recipe.stages.items() if other.kind == "tokenizer"]
         if len(tokenizers) == 1:
             return tokenizers[0]

@@ -6,7 +6,10 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 PLAIN_SECONDS = 10.0
 _LIVE_SECONDS = 0.2
@@ -58,7 +61,7 @@ class Follower:
         self._newest: dict[str, Any] = {}
         self._shown_at = self._started = time.monotonic()
         self._said = ""
-        self._bar: Any = None
+        self._bar: Progress | None = None
 
     def tick(self) -> None:
         """Show what is new. Cheap enough to be called many times a second."""
@@ -99,9 +102,10 @@ class Follower:
         total = self._newest.get("max_steps")
         text = progress(self._newest) if self._newest else duration(elapsed)
         self._bar.update(self._bar.task_ids[0], completed=self._newest.get("step", 0), total=total, text=text)
+        self._bar.refresh()
 
 
-def _live_bar(name: str, *, colour: bool) -> Any:
+def _live_bar(name: str, *, colour: bool) -> "Progress":
     from rich.console import Console as RichConsole
     from rich.progress import BarColumn, Progress, TextColumn
 
@@ -109,13 +113,6 @@ def _live_bar(name: str, *, colour: bool) -> Any:
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[text]}"))
     bar = Progress(*columns, console=screen, transient=True, auto_refresh=False)
     bar.add_task(f"  {name}", total=None, text="")
-    original = bar.update
-
-    def update(*arguments: Any, completed: float, total: float | None, text: str) -> None:
-        original(*arguments, completed=completed, total=total, text=text)
-        bar.refresh()
-
-    bar.update = update  # type: ignore[method-assign]
     return bar
 
 

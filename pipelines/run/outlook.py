@@ -40,7 +40,7 @@ def as_json(plan: Plan, rows: Sequence[Row]) -> dict[str, Any]:
     """For machines."""
     jobs = []
     for row in rows:
-        entry = {"name": row.job.name, "kind": row.job.kind, "stage": row.job.stage, "state": row.state}
+        entry: dict[str, Any] = {"name": row.job.name, "kind": row.job.kind, "stage": row.job.stage, "state": row.state}
         entry |= {"reason": row.reason, "fingerprint": row.job.fingerprint, "folder": row.job.folder}
         entry |= {"inputs": {role: item.job for role, item in row.job.inputs.items()}}
         known = row.estimate.known()

@@ -135,13 +135,10 @@ def _plain(metrics: Metrics) -> dict[str, float | int | str]:
 
 
 def _failure(error: BaseException, details: str = "") -> dict[str, Any]:
-    known = isinstance(error, PipelineError)
-    return {
-        "outcome": error.outcome if known else "bug",
-        "message": str(error) if known else details,
-        "exit_code": error.exit_code if known else 1,
-        "metrics": {},
-    }
+    outcome, message, code = "bug", details, 1
+    if isinstance(error, PipelineError):
+        outcome, message, code = error.outcome, str(error), error.exit_code
+    return {"outcome": outcome, "message": message, "exit_code": code, "metrics": {}}
 
 
 def _of_the_machine(error: Exception) -> Exception:
