@@ -139,6 +139,8 @@ def main() -> None:
     task = json.loads(Path(sys.argv[1]).read_text())
     world = int(os.environ.get("WORLD_SIZE", "1"))
     launch = LaunchSettings(num_processes=world, threads=1, **task["launch"])
+    if task["kind"] == "pretrain":
+        MODEL.__dict__["dropout"] = task.get("dropout", MODEL.dropout)
     ctx = context(Path(task["root"]), task["kind"], Path(task["table"]), launch=launch, **task["fields"])
     metrics = run(ctx)
     if int(os.environ.get("RANK", "0")) == 0:
