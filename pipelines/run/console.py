@@ -40,9 +40,9 @@ class Console:
     def done(self, name: str, seconds: float, metrics: Mapping[str, Any]) -> None:
         self.say(f"{self._green('✓')} {name:<24} {duration(seconds):>7}  {summary(metrics)}".rstrip())
 
-    def follow(self, name: str, record: Path) -> "Follower":
-        """A view of one running job, to be asked for news again and again."""
-        return Follower(self, name, record)
+    def follow(self, name: str, record: Path, *, live: bool) -> "Follower":
+        """A view of one running job, to be asked for news again and again; `live` where it is alone on the screen."""
+        return Follower(self, name, record, live=live and self.live)
 
     def _dim(self, text: str) -> str:
         return f"\x1b[2m{text}\x1b[0m" if self.colour else text
@@ -54,8 +54,8 @@ class Console:
 class Follower:
     """Reads what a job writes and shows the newest of it."""
 
-    def __init__(self, console: Console, name: str, record: Path):
-        self._console, self._name = console, name
+    def __init__(self, console: Console, name: str, record: Path, *, live: bool):
+        self._console, self._name, self._live = console, name, live
         self._metrics = _Tail(record / "metrics.jsonl", from_end=False)
         self._log = _Tail(record / "log.txt", from_end=True)
         self._newest: dict[str, Any] = {}
@@ -66,7 +66,7 @@ class Follower:
     def tick(self) -> None:
         """Show what is new. Cheap enough to be called many times a second."""
         now = time.monotonic()
-        if self._console.quiet or now - self._shown_at < (_LIVE_SECONDS if self._console.live else PLAIN_SECONDS):
+        if self._console.quiet or now - self._shown_at < (_LIVE_SECONDS if self._live else PLAIN_SECONDS):
             return
         self._shown_at = now
         self._notes()
@@ -75,7 +75,7 @@ class Follower:
                 self._newest |= json.loads(line)
             except ValueError:
                 continue  # a line of an attempt that was killed while writing it
-        if self._console.live:
+        if self._live:
             self._draw(now - self._started)
             return
         text = progress(self._newest)

@@ -1,31 +1,26 @@
 """Walk the plan: skip what is finished, run what is not, stop at the first failure."""
 
 import json
-import platform
 import shutil
 import signal
-import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib import metadata
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from pipelines.errors import ArtifactError, MachineError, PipelineError, Stopped
+from pipelines.errors import ArtifactError, MachineError, PipelineError
 from pipelines.plan.estimate import estimate
 from pipelines.plan.jobs import Job, Plan
 from pipelines.run.console import Console
-from pipelines.run.launcher import LIGHT_KINDS, Door, Worker, gone, light_settings, start, stop, warm_up
+from pipelines.run.launcher import LIGHT_KINDS, Door, light_settings, start, warm_up
+from pipelines.run.provenance import provenance
+from pipelines.run.signals import Signals
 from pipelines.stages.base import LaunchSettings
 from pipelines.store.artifacts import Artifact, ArtifactStore, Found, Links, look, survey
 from pipelines.store.stale import Position, Reason, why
 
-_LIBRARIES = ("torch", "transformers", "accelerate", "trl", "datasets", "tokenizers", "safetensors", "numpy", "lm_eval")
-_POLL_SECONDS = 0.05
-_INSIST_SECONDS = 1.0
+SIDE_BY_SIDE = 2
+"""Jobs without torch that run at a time."""
 _LOG_LINES = 30
 
 
@@ -57,7 +52,7 @@ class Runner:
         """What this run has come past, by job name; every job in it is finished."""
         self.changed = False
         """Whether anything was made or linked that was not before."""
-        self._signals = _Signals()
+        self._signals = Signals()
         self._verified: set[Path] = set()
 
     def run(self, targets: Sequence[Job]) -> dict[str, Artifact]:
@@ -70,8 +65,10 @@ class Runner:
         self.store.register(self.links.folder.parent)
         with self._signals.installed():
             self._warm_up([before[name].job for name in reasons])
-            for job in self.plan.jobs:
-                if job.name in needed:
+            chosen = [job for job in self.plan.jobs if job.name in needed]
+            self._ensure_side_by_side([job for job in chosen if job.kind in LIGHT_KINDS])
+            for job in chosen:
+                if job.kind not in LIGHT_KINDS:
                     self._ensure(job)
         return {name: item.artifact for name, item in self.found.items() if item.artifact}
 
@@ -105,6 +102,26 @@ class Runner:
         if warm:
             warm_up(warm[0].settings)
 
+    def _ensure_side_by_side(self, jobs: Sequence[Job]) -> None:
+        """Data, tokenizer and tokens, two at a time: what is wrong with data shows before any training."""
+        waiting = {job.name: job for job in jobs}
+        running: dict[Future[None], Job] = {}
+        with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+            while waiting or running:
+                names, busy = {job.name for job in running.values()}, {job.folder for job in running.values()}
+                for job in list(waiting.values()):
+                    ready = not any(item.job in waiting or item.job in names for item in job.inputs.values())
+                    if ready and len(running) < SIDE_BY_SIDE and job.folder not in busy:
+                        running[pool.submit(self._ensure, waiting.pop(job.name))] = job
+                        names.add(job.name)
+                        busy.add(job.folder)
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    name = running.pop(future).name
+                    if future.exception() and running:
+                        self.console.say(f"✗ {name} failed; what runs beside it is finished first")
+                    future.result()
+
     def _ensure(self, job: Job) -> None:
         found = look(job, self.store, self.found)
         if found.artifact is None:
@@ -135,7 +152,7 @@ class Runner:
                 self._check_disk(job)
                 outcome = self.work(job, inputs, settings, lock, self._why(found))
             seconds = _seconds(self.store.workdir(job) / "record")
-            artifact = self.store.publish(job, inputs, outcome["metrics"], _provenance(settings, seconds))
+            artifact = self.store.publish(job, inputs, outcome["metrics"], provenance(settings, seconds))
             self.console.done(job.name, seconds, artifact.metrics)
             return artifact
 
@@ -179,7 +196,7 @@ class Runner:
         record.mkdir(exist_ok=True)
         self.console.begin(job.name, _spoken(reason), None if job.kind in LIGHT_KINDS else door.line(workdir))
         worker = start(door, job.kind, workdir, lock)
-        follower = self.console.follow(job.name, record)
+        follower = self.console.follow(job.name, record, live=job.kind not in LIGHT_KINDS)
         status = self._signals.wait(worker, follower.tick)
         follower.end()
         return self.judged(job, workdir, ended(job, workdir, status, asked=self._signals.asked))
@@ -190,61 +207,6 @@ class Runner:
             message = f"{job.name}: {outcome['message'].rstrip()}\n  log: {workdir / 'record' / 'log.txt'}"
             raise Failed(message, outcome["outcome"], outcome["exit_code"])
         return outcome
-
-
-class _Signals:
-    """Ctrl+C and SIGTERM reach the job's whole group, once; a second Ctrl+C ends it at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._asked_at = 0.0
-        self._worker: Worker | None = None
-
-    @contextmanager
-    def installed(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def refuse(self) -> None:
-        """Raise Stopped if anybody asked to stop."""
-        if self.asked:
-            raise Stopped("stopped between two jobs; run the same command again to go on")
-
-    def wait(self, worker: Worker, tick: Callable[[], None]) -> int:
-        """Until every process of the job has ended; the status of its leader."""
-        self._worker = worker
-        if self.asked:
-            stop(worker)
-        try:
-            while (status := worker.wait(_POLL_SECONDS)) is None:
-                tick()
-                self._insist(worker)
-            while status != 0 and not gone(worker):  # a launcher may end before its ranks, which are still saving
-                tick()
-                time.sleep(_POLL_SECONDS)
-        finally:
-            self._worker = None
-        return status
-
-    def _insist(self, worker: Worker) -> None:
-        """Ask again: a signal that arrives inside a destructor or a callback is lost."""
-        if self.asked and worker.single and time.monotonic() - self._asked_at > _INSIST_SECONDS:
-            self._asked_at = time.monotonic()
-            stop(worker)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        again, self.asked, self._asked_at = self.asked, True, time.monotonic()
-        if self._worker is None:  # starting, reading or publishing: the next job is refused
-            if again:
-                raise KeyboardInterrupt
-        elif again and number == signal.SIGINT:
-            stop(self._worker, signal.SIGKILL)
-        elif not again:
-            stop(self._worker)
 
 
 def ended(job: Job, workdir: Path, status: int, *, asked: bool) -> dict[str, Any]:
@@ -292,42 +254,3 @@ def _seconds(record: Path) -> float:
     except OSError:
         return 0.0
     return round(sum(json.loads(line)["seconds"] for line in lines), 3)
-
-
-def _provenance(settings: LaunchSettings, seconds: float) -> dict[str, Any]:
-    return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": seconds,
-        "num_processes": settings.num_processes,
-        "threads": settings.threads,
-        "device": settings.device,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "commit": _commit(),
-        "versions": {name: version for name in _LIBRARIES if (version := _version(name))},
-    }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """The commit of this program, where it runs from a checkout."""
-    folder = Path(__file__).parents[2]
-    if not (folder / ".git").exists():
-        return None
-    try:
-        shown = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return shown.stdout.strip() or None

@@ -40,7 +40,7 @@ def test_without_a_terminal_one_plain_line_now_and_then(
 ) -> None:
     monkeypatch.setattr(console, "PLAIN_SECONDS", 0.0)
     (tmp_path / "log.txt").write_text("of an earlier attempt\nnote: old news\n")
-    follower = Console().follow("sft", tmp_path)
+    follower = Console().follow("sft", tmp_path, live=True)
     (tmp_path / "metrics.jsonl").write_text(json.dumps(LINE) + "\n" + '{"step": 413, "lo')
     with (tmp_path / "log.txt").open("a") as log:
         log.write("chatter of libraries\nnote: resumed at step 400\n")
@@ -57,7 +57,7 @@ def test_without_a_terminal_one_plain_line_now_and_then(
 def test_a_quiet_console_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quiet = Console(quiet=True)
     quiet.cached("sft")
-    follower = quiet.follow("sft", tmp_path)
+    follower = quiet.follow("sft", tmp_path, live=True)
     follower.tick()
     follower.end()
     assert capsys.readouterr().err == ""
@@ -69,7 +69,7 @@ def test_a_live_line_is_drawn_and_taken_away(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("NO_COLOR", "1")
     one = Console()
     assert one.live and not one.colour
-    follower = one.follow("sft", tmp_path)
+    follower = one.follow("sft", tmp_path, live=True)
     (tmp_path / "metrics.jsonl").write_text(json.dumps(LINE) + "\n")
     follower.tick()
     follower.end()
