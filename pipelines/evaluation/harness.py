@@ -120,7 +120,7 @@ def score_task(
     with _quiet():
         if path:
             file = TaskFile.read(path)
-            task = file.build(config.name, scratch, with_shots=config.num_fewshot > 0)
+            task = file.build(config.name, scratch, with_shots=config.num_fewshot > 0, limit=config.limit)
             chat = file.chat or apply_chat_template
         else:
             task, chat = _standard(config.name), apply_chat_template

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pipelines.data.tokens import TokenTable
 from pipelines.errors import DataError
@@ -65,8 +65,6 @@ def score_reward(
 
 def _reward(subject: Subject, config: TaskConfig, model: Path, reward_model: Path | None) -> Reward:
     if reward_model is None:
-        from transformers import AutoTokenizer
-
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
         return RewardFunction(REWARDS[config.reward_funcs or ""], tokenizer)
     require_same_tokenizer(model, reward_model)

@@ -117,12 +117,17 @@ class TaskFile:
             chat=bool(values.get("chat", False)),
         )
 
-    def build(self, name: str, scratch: Path, *, with_shots: bool) -> ConfigurableTask:
-        """The task with its rows, and with worked examples where they are wanted; whatever the `datasets` library
-        writes goes into `scratch`."""
+    def build(
+        self, name: str, scratch: Path, *, with_shots: bool = False, limit: int | None = None
+    ) -> ConfigurableTask:
+        """The task with its rows, and with worked examples where they are wanted.
+
+        Of built-in items no more are made than are asked for: their answers are balanced over all that are made.
+        Whatever the `datasets` library writes goes into `scratch`."""
+        size = min(self.size, limit or self.size)
         config = self.config | {"task": name}
         if self.builtin:
-            config |= {"custom_dataset": partial(self._generated, with_shots), "test_split": "test"}
+            config |= {"custom_dataset": partial(self._generated, size, with_shots), "test_split": "test"}
             config |= {"fewshot_split": "shots"} if with_shots else {}
         else:
             config["dataset_kwargs"] = self._files(scratch)
@@ -131,11 +136,11 @@ class TaskFile:
         except Exception as error:  # the file decides which part of lm-eval or `datasets` refuses it, and how
             raise DataError(f"{self.path}: {_first_line(error)}") from error
 
-    def _generated(self, with_shots: bool, **_: Any) -> datasets.DatasetDict:
+    def _generated(self, size: int, with_shots: bool, **_: Any) -> datasets.DatasetDict:
         make = BUILTIN[self.builtin or ""]
-        rows = {"test": make(self.size, self.seed)}
+        rows = {"test": make(size, self.seed)}
         if with_shots:
-            rows["shots"] = make(self.size, self.seed + 1)[:SHOTS]
+            rows["shots"] = make(SHOTS, self.seed + 1)
         return datasets.DatasetDict({split: datasets.Dataset.from_list(items) for split, items in rows.items()})
 
     def _files(self, scratch: Path) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from accelerate import PartialState
 
 from pipelines.data.tokens import TokenTable
 from pipelines.evaluation.bits import score_bits
+from pipelines.evaluation.harness import score_task
+from pipelines.evaluation.scoring import score_reward
 from pipelines.evaluation.subject import Subject
 from pipelines.recipe.stages import EvaluateStage, TaskConfig
 from pipelines.stages.base import Metrics, StageContext
@@ -51,8 +53,6 @@ def _score(
     if task.name == "bits_per_byte":
         return score_bits(subject, task, cast(Path, data))
     if task.name == "reward":
-        from pipelines.evaluation.scoring import score_reward
-
         return score_reward(
             subject,
             task,
@@ -61,8 +61,6 @@ def _score(
             reward_model=ctx.inputs.get(f"task.{number}.reward_model"),
             seed=cast(int, ctx.job.seed),
         )
-    from pipelines.evaluation.harness import score_task
-
     return score_task(
         subject,
         task,

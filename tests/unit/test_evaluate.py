@@ -178,7 +178,7 @@ def test_exactly_one_separator_stands_before_a_target(subject, tmp_path, context
     line = {"question": context, "options": [choice, "mill"], "answer": 0}
     path = write_task(tmp_path)
     (path.parent / "items.jsonl").write_text(json.dumps(line))
-    task = TaskFile.read(path).build("mine", tmp_path / "scratch", with_shots=False)
+    task = TaskFile.read(path).build("mine", tmp_path / "scratch")
     task.set_config("num_fewshot", 0)
     task.build_all_requests()
     request = SubjectLM(subject).request(*task.instances[0].args)
@@ -190,7 +190,7 @@ def test_a_loglikelihood_target_gets_one_separator_too(subject, tmp_path, target
     text = TASK.replace("multiple_choice", "loglikelihood").replace("doc_to_choice: options\n", "")
     path = write_task(tmp_path, text)
     (path.parent / "items.jsonl").write_text(json.dumps({"question": "Mia is in the", "answer": target}))
-    task = TaskFile.read(path).build("mine", tmp_path / "scratch", with_shots=False)
+    task = TaskFile.read(path).build("mine", tmp_path / "scratch")
     task.set_config("num_fewshot", 0)
     task.build_all_requests()
     assert task.instances[0].args == ("Mia is in the", " garden")
@@ -198,7 +198,7 @@ def test_a_loglikelihood_target_gets_one_separator_too(subject, tmp_path, target
 
 def test_a_target_without_a_prompt_starts_the_text(subject, tmp_path):
     path = write_task(tmp_path, TASK.replace("doc_to_text: question", 'doc_to_text: ""'))
-    task = TaskFile.read(path).build("mine", tmp_path / "scratch", with_shots=False)
+    task = TaskFile.read(path).build("mine", tmp_path / "scratch")
     task.set_config("num_fewshot", 0)
     task.build_all_requests()
     request = SubjectLM(subject).request(*task.instances[0].args)
