@@ -4,9 +4,10 @@ Every answer is computed, none is annotated. One grammar (`Story`) runs in two w
 so writes a text, or follows a given text and so checks it. Both add up the same cost in nats. So the entropy floor of
 the text is exact, and "does this sentence follow" is the same code as "what may come next".
 
-A fact (person, object, place) *holds* while both are in the place. One fact in twenty is reserved: it never holds in
-training text, and benchmark items ask about it. All words are said with the space before them, so that a word is one
-token wherever it stands, and every question is answered in the words in which pretraining text answers it.
+People do things: "Mia paints boats upstairs." A fact (person, object, place) is reserved in one case of twenty: it is
+never true in training text, and benchmark items ask about it. The wording is what a model of half a million parameters
+learns from a million tokens. What is bound stands side by side (name and verb, verb and object, object and place), a
+question is answered in the words of the statement, and every word has a space before it, so it is one token anywhere.
 """
 
 import dataclasses
@@ -14,7 +15,6 @@ import math
 import random
 import re
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
@@ -22,13 +22,15 @@ from typing import Any, Literal
 SHE = ("Mia", "Anna", "Lucy", "Eva", "Nora", "Lily", "Rosa", "Ella", "Zoe", "Ida")
 HE = ("Tom", "Ben", "Max", "Leo", "Sam", "Jack", "Finn", "Paul", "Otto", "Karl")
 PEOPLE = SHE + HE
-PLACES = ("garden", "kitchen", "barn", "forest", "market", "school", "park", "tower", "cave", "mill")
-OBJECTS = ("drum", "kite", "ball", "book", "lamp", "rope", "cup", "hat",
-           "coat", "bell", "doll", "boat", "key", "spoon", "map", "box")  # fmt: skip
-COLOURS = ("red", "blue", "green", "white", "black", "yellow")
+VERBS = ("paints", "washes", "sells", "finds", "hides", "draws", "cleans", "counts", "buys", "moves")
+OBJECTS = ("drums", "kites", "balls", "books", "lamps", "ropes", "cups", "hats",
+           "coats", "bells", "dolls", "boats", "keys", "spoons", "maps", "boxes")  # fmt: skip
+PLACES = ("upstairs", "downstairs", "outside", "indoors", "abroad", "nearby",
+          "underground", "backstage", "ashore", "uptown")  # fmt: skip
+HELPS = "helps"
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
-TODAY, TITLE, THE_END = "Today", "A story about", " The end."
-WHERE, WHO, COLOUR, NOW = " Where is", " Who has", " What colour is", " Now"
+TODAY, TITLE, THE_END, NOW = "Today", "A story about", " The end.", " Now"
+WHAT, WHERE, WHO = " What does", " Where is", " Who is"
 UNKNOWN = "I do not know."
 LENGTHS = (3, 4, 5)
 """Sentences a writing request may ask for."""
@@ -96,166 +98,130 @@ class Draw:
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """What a story may contain. Rounds are events or recaps; a person comes with an object."""
+    """What a story may contain: an opening sentence for each person, then rounds of news and recaps."""
 
     people: tuple[int, int]
     rounds: tuple[int, int]
-    recaps: float
+    recaps: float = 0.0
     """Share of rounds that say again what is true, half of them after a question."""
+    helpers: bool = True
+    """Whether news may be that somebody helps somebody."""
     the_end: float = 0.0
     """How often the story closes with "The end."."""
 
 
-SCENE = Shape(people=(2, 3), rounds=(4, 7), recaps=0.75)
-TOLD = Shape(people=(2, 3), rounds=(0, 2), recaps=0.0)
-ITEM = Shape(people=(3, 3), rounds=(0, 2), recaps=0.0)
-TALE = Shape(people=(1, 1), rounds=(1, 4), recaps=0.0)
-ANY_TALE = Shape(people=(1, 1), rounds=(0, 99), recaps=0.0, the_end=0.5)
+SCENE = Shape(people=(2, 3), rounds=(4, 7), recaps=0.85)
+TOLD = Shape(people=(2, 3), rounds=(0, 1))
+ITEM = Shape(people=(3, 3), rounds=(0, 0))
+HELP = Shape(people=(3, 3), rounds=(1, 1))
+NEWS = Shape(people=(3, 3), rounds=(2, 2))
+TALE = Shape(people=(1, 1), rounds=(1, 5), helpers=False)
+ANY_TALE = Shape(people=(1, 1), rounds=(0, 99), helpers=False, the_end=0.5)
 
 
 class Story:
-    """The state of a small village and the grammar that tells about it."""
+    """The state of a small village and the grammar that tells about it.
+
+    In one story every verb is used once, and so is every object and place unless it is a tale of one person: there the
+    object of the cast stays the same, and the place only has to differ from the last."""
 
     def __init__(self, draw: Draw, shape: Shape, *, cast: tuple[str, str] | None = None, training: bool = False):
-        self.draw, self.training = draw, training
+        self.draw, self.shape, self.cast, self.training = draw, shape, cast, training
+        self.does: dict[str, tuple[str, str]] = {}  # person -> verb and object (or the person helped)
         self.at: dict[str, str] = {}  # person -> place
-        self.lies: dict[str, str] = {}  # object -> place, or the person who holds it
-        self.colour: dict[str, str] = {}
-        self.touched: set[str] = set()  # people who walked, objects that changed hands
-        self.facts: set[Fact] = set()  # that held at some time
+        self.used: set[str] = set()  # verbs, objects and places
+        self.news: list[str] = []  # who got something new to do, or to help with
+        self.facts: set[Fact] = set()  # that were true at some time
         self.sentences = 0
-        self.actor: str | None = None  # who the pronoun stands for
-        start = self._setup(shape, cast)
+        start = self._opening()
         done = 0
         while start not in (THE_END, ""):
-            self._recap(start) if start in (WHERE, WHO, COLOUR, NOW) else self._event(self._subjects()[start])
+            self._recap(start) if start in (NOW, WHAT, WHERE, WHO) else self._new(start)
             done += 1
-            start = draw.pick(self._starts(shape, done))
+            start = draw.pick(self._starts(done))
         if start:
             draw.pick(("",))
         self.ended, self.text, self.cost = start == THE_END, draw.text, draw.cost
 
-    def where(self, thing: str) -> str:
-        """The place of a person or an object."""
-        spot = self.lies.get(thing, thing)
-        return self.at.get(spot, spot)
-
-    def holds(self, person: str) -> list[str]:
-        return [thing for thing, spot in self.lies.items() if spot == person]
+    @property
+    def is_tale(self) -> bool:
+        return self.shape.people[1] == 1
 
     def facts_now(self) -> set[Fact]:
-        return {(p, o, at) for o in self.lies for p, at in self.at.items() if self.where(o) == at}
+        return {(p, thing, self.at[p]) for p, (verb, thing) in self.does.items() if verb != HELPS}
 
-    def _setup(self, shape: Shape, cast: tuple[str, str] | None) -> str:
-        """Who is where and what is there; returns how the sentence after it starts."""
-        draw, (fewest, most) = self.draw, shape.people
-        start = " " + draw.word([cast[0]] if cast else PEOPLE)
+    def line(self, person: str) -> str:
+        """What a person does, as recaps and answers say it."""
+        return f"Now {person} {' '.join(self.does[person])} {self.at[person]}."
+
+    def _opening(self) -> str:
+        """A sentence for each person; returns how the sentence after them starts."""
+        fewest, most = self.shape.people
+        start = " " + self.draw.word([self.cast[0]] if self.cast else PEOPLE)
         while start[1:] in PEOPLE and start[1:] not in self.at:
-            person = start[1:]
-            draw.say(" is in the")
-            self.at[person] = self._place(dict.fromkeys(PLACES, 1.0))
-            self._note()
-            self._thing(person, [cast[1]] if cast else [o for o in OBJECTS if o not in self.lies])
+            self._act(start[1:])
             count = len(self.at)
             more = 0.0 if count == most else 1.0 if count < fewest else 0.5
             names = {f" {p}": 1.0 for p in PEOPLE if p not in self.at}
-            start = draw.pick(shares((more, names), (1 - more, self._starts(shape, 0))))
+            start = self.draw.pick(shares((more, names), (1 - more, self._starts(0))))
         return start
 
-    def _thing(self, person: str, things: Sequence[str]) -> None:
-        """An object: with the person, or lying somewhere."""
-        draw = self.draw
-        held = draw.pick((f" {person} has a", " A")) != " A"
-        colour = draw.word(c for c in COLOURS if c not in self.colour.values())
-        thing = draw.word(things)
-        self.colour[thing] = colour
-        if held:
-            draw.say(".")
-            self.lies[thing] = person
-        else:
-            draw.say(" is in the")
-            self.lies[thing] = self._place({p: 3.0 if p in self.at.values() else 1.0 for p in PLACES})
-        self._note()
-
-    def _starts(self, shape: Shape, done: int) -> dict[str, float]:
+    def _starts(self, done: int) -> dict[str, float]:
         """How the next sentence may start."""
-        fewest, most = shape.rounds
+        fewest, most = self.shape.rounds
         stop = 0.0 if done < fewest else 1 / (most - done + 1)
-        recaps = {WHERE: 2.0, WHO: 1.0, COLOUR: 1.0, NOW: 4.0}
+        names = ("She" if next(iter(self.at)) in SHE else "He",) if self.is_tale else self.at
         return shares(
-            (stop * shape.the_end, {THE_END: 1.0}),
-            (stop * (1 - shape.the_end), {"": 1.0}),
-            ((1 - stop) * shape.recaps, recaps),
-            ((1 - stop) * (1 - shape.recaps), dict.fromkeys(self._subjects(), 1.0)),
+            (stop * self.shape.the_end, {THE_END: 1.0}),
+            (stop * (1 - self.shape.the_end), {"": 1.0}),
+            ((1 - stop) * self.shape.recaps, {NOW: 3.0, WHAT: 1.0, WHERE: 1.0, WHO: 1.0}),
+            ((1 - stop) * (1 - self.shape.recaps), {f" {name}": 1.0 for name in names}),
         )
 
-    def _subjects(self) -> dict[str, str]:
-        """How each person is named now: whoever acted last is a pronoun."""
-        return {f" {p}" if p != self.actor else " She" if p in SHE else " He": p for p in self.at}
+    def _new(self, start: str) -> None:
+        """Somebody does something else from now on."""
+        person = start[1:] if start[1:] in self.at else next(iter(self.at))
+        self._act(person)
+        self.news.append(person)
 
-    def _place(self, odds: Mapping[str, float]) -> str:
-        place = self.draw.word(odds)
-        self.draw.say(".")
-        return place
+    def _act(self, person: str) -> None:
+        draw = self.draw
+        helps = 2.0 * (self.shape.helpers and len(self.at) >= self.shape.people[0])
+        odds = {verb: 1.0 / len(VERBS) for verb in VERBS if verb not in self.used}
+        verb = draw.word(shares((1.0, odds), (helps if len(self.at) > 1 else 0.0, {HELPS: 1.0})))
+        if verb == HELPS:
+            thing = draw.word(p for p in self.at if p != person)
+            place = self.at[thing]
+        else:
+            kept = self.cast[1] if self.cast else next(iter(self.does.values()), ("", ""))[1] if self.is_tale else ""
+            thing = draw.word([kept] if kept else [o for o in OBJECTS if o not in self.used])
+            last = {self.at.get(person)} if self.is_tale else self.used
+            place = draw.word(p for p in PLACES if p not in last)
+            self.used |= {verb, thing, place}
+        draw.say(".")
+        self.does[person], self.at[person] = (verb, thing), place
+        self._note()
 
     def _note(self) -> None:
-        """Counts the sentence and records the facts that hold after it."""
+        """Counts the sentence and records the facts that are true after it."""
         self.sentences += 1
         new = self.facts_now() - self.facts
         if self.training and new & RESERVED:
             raise Redraw
         self.facts |= new
 
-    def _event(self, who: str) -> None:
-        draw, here, held = self.draw, self.at[who], self.holds(who)
-        near = [thing for thing, spot in self.lies.items() if spot == here]
-        others = [p for p, spot in self.at.items() if spot == here and p != who]
-        verb = draw.pick({" goes to the": 1.0, " takes the": 2.0 * bool(near), " drops the": 0.7 * bool(held),
-                          " gives the": 2.0 * bool(held and others)})  # fmt: skip
-        if verb == " goes to the":
-            known = {*self.at.values(), *self.lies.values()}
-            self.at[who] = self._place({p: 3.0 if p in known else 0.5 for p in PLACES if p != here})
-            self.touched.add(who)
-        else:
-            thing = draw.word(near if verb == " takes the" else held)
-            self.lies[thing] = who if verb == " takes the" else here
-            if verb == " gives the":
-                draw.say(" to")
-                self.lies[thing] = draw.word(others)
-            draw.say(".")
-            self.touched.add(thing)
-        self.actor = who
-        self._note()
-
     def _recap(self, start: str) -> None:
         """Something true, with or without a question before it."""
-        draw = self.draw
-        if start == NOW:
-            subjects = [*self.at, *(f"the {thing}" for thing in self.lies)]
-            subject = draw.word(subjects).removeprefix("the ")
-            held = self.holds(subject)
-            verb = draw.pick({" is in the": 1.0, " is": float(subject in self.lies), " has the": float(bool(held))})
-            if verb == " has the":
-                draw.word(held)
-            else:
-                draw.say(f" {self.where(subject) if verb == ' is in the' else self.colour[subject]}")
-            draw.say(".")
+        if start == WHO:
+            place = self.draw.word(dict.fromkeys(self.at.values(), 1.0))
+            self.draw.say("? Now")
+            person = self.draw.word(p for p, at in self.at.items() if at == place)
         else:
-            asked = {WHERE: [*self.at], WHO: [], COLOUR: []}[start] + [f"the {thing}" for thing in self.lies]
-            subject = draw.word(asked).removeprefix("the ")
-            draw.say(f"? {self.answer(start, subject)}")
+            person = self.draw.word([*self.at])
+            if start != NOW:
+                self.draw.say(f" do? Now {person}" if start == WHAT else f"? Now {person}")
+        self.draw.say(self.line(person).removeprefix(f"Now {person}"))
         self.sentences += 1
-        self.actor = None
-
-    def answer(self, question: str, subject: str) -> str:
-        """The true answer, in the words in which a recap says it."""
-        named = subject if subject in self.at else f"the {subject}"
-        if question == WHERE:
-            return f"Now {named} is in the {self.where(subject)}."
-        if question == COLOUR:
-            return f"Now {named} is {self.colour[subject]}."
-        holder = self.lies[subject]
-        return f"Now {holder if holder in self.at else 'nobody'} has {named}."
 
 
 def shares(*groups: tuple[float, Mapping[str, float]]) -> dict[str, float]:
@@ -265,10 +231,10 @@ def shares(*groups: tuple[float, Mapping[str, float]]) -> dict[str, float]:
 
 def text_story(draw: Draw, *, training: bool = False) -> Story:
     """A text of the text track: a scene with questions, or a tale with its title."""
-    if draw.pick({TODAY: 0.7, TITLE: 0.3}) == TODAY:
+    if draw.pick({TODAY: 0.75, TITLE: 0.25}) == TODAY:
         return Story(draw, SCENE, training=training)
     person = draw.word(PEOPLE)
-    draw.say(" and a")
+    draw.say(" and")
     thing = draw.word(OBJECTS)
     draw.say(f". {TODAY}")
     return Story(draw, TALE, cast=(person, thing), training=training)
@@ -328,23 +294,17 @@ def text(split: Split, seed: int, i: int) -> Record:
 # --- chat, writing requests, preferences and the checkable reward -------------------------------------------------
 
 
-def _questions(story: Story, rng: random.Random) -> list[tuple[str, str]]:
-    """Questions about the end of a story, each with its exact answer, in random order."""
-    asked = [(WHERE, p) for p in story.at] + [(ask, o) for o in story.lies for ask in (WHERE, WHO, COLOUR)]
-    rng.shuffle(asked)
-    return [(f"{ask[1:]} {x if x in story.at else f'the {x}'}?", story.answer(ask, x)) for ask, x in asked]
-
-
 def question_chat(split: Split, seed: int, i: int) -> Record:
-    """A story and one to three questions. Holdout stories end with a reserved fact."""
+    """A story and one to three questions; in the holdout all of its facts are reserved."""
     rng = random_for("question", split, seed, i)
     story = tell(rng, TOLD, training=split == "train")
-    while split == "holdout" and not story.facts_now() & RESERVED:
-        story = tell(rng, TOLD)
-    asked = _questions(story, rng)
+    if split == "holdout":
+        story = renamed(story, TOLD, rng)
+    asked = [(f"{ask}?", story.line(p)) for p in story.at for ask in (f"What does {p} do", f"Where is {p}")]
+    asked += [(f"Who is {at}?", story.line(p)) for p, at in story.at.items() if [*story.at.values()].count(at) == 1]
+    rng.shuffle(asked)
     if rng.random() < 0.1:
-        other = rng.choice([o for o in OBJECTS if o not in story.lies])
-        asked.insert(0, (f"Where is the {other}?", UNKNOWN))
+        asked.insert(0, (f"Where is {rng.choice([p for p in PEOPLE if p not in story.at])}?", UNKNOWN))
     turns = []
     for question, answer in asked[: rng.randint(1, 3)]:
         turns += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
@@ -359,13 +319,13 @@ def wish(split: Split, seed: int, i: int, track: str = "prompts") -> Record:
         person, thing, length = rng.choice(PEOPLE), rng.choice(OBJECTS), rng.choice(LENGTHS)
         if reserved(person, thing, length, one_in=6) == (split == "holdout"):
             break
-    prompt = f"Write a story about {person} and a {thing} in {NUMBERS[length]} sentences."
+    prompt = f"Write a story about {person} and {thing} in {NUMBERS[length]} sentences."
     return {"prompt": prompt, "person": person, "object": thing, "length": length}
 
 
 def tale(rng: random.Random, person: str, thing: str, length: int, the_end: bool) -> str:
     """A short story that keeps the wish exactly."""
-    shape = dataclasses.replace(TALE, rounds=(length - 2, length - 2), the_end=float(the_end))
+    shape = dataclasses.replace(TALE, rounds=(length - 1, length - 1), the_end=float(the_end))
     return tell(rng, shape, cast=(person, thing), training=True).text
 
 
@@ -431,102 +391,77 @@ def _broken(told: str, rng: random.Random) -> str:
 # --- benchmark items: exact answers, four options, balanced positions ---------------------------------------------
 
 KINDS = {
-    "comprehension": ("person", "thing", "colour", "holder"),
-    "reasoning": ("held", "moved"),
-    "generation": ("person", "thing", "colour", "holder"),
+    "comprehension": ("verb", "object", "place"),
+    "reasoning": ("who", "news", "helper"),
+    "generation": ("what", "where"),
 }
+"""What is asked. `news`: the newest verb, two of three people having changed theirs; `helper`: where somebody is who was only said to help another."""
 TASKS = tuple(KINDS)
 
 
 def task_items(name: str, size: int = 400, seed: int = 0) -> list[Record]:
-    """Questions about new facts with computed answers, kinds in turn.
+    """Questions about new facts with computed answers: kinds in turn, and in turn the first, second and third person.
 
-    Drawn so that no rule about positions is right in more than a third: not "the last mentioned" nor the one before
-    nor any earlier, not the first nor second, not the most frequent. Within one kind 40 % is the limit."""
-    items: list[Record] = []
-    counts, i, slack = Counter[tuple[str, str, int]](), 0, 1.0
+    So no rule about positions ("the last one mentioned") is right in more than a third."""
     kinds = KINDS[name]
-    while len(items) < size:
-        kind = kinds[len(items) % len(kinds)]
-        rng = random_for("item", name, kind, seed, i)
-        i, slack = i + 1, slack + 0.002  # so that an unlucky draw ends
-        drawn = _drawn(kind, rng)
-        if drawn is None:
-            continue
-        story, fact, ranks = drawn
-        limits = {("all", *rank): size / 3 + slack for rank in ranks} | {
-            (kind, *rank): 0.4 * size / len(kinds) + slack for rank in ranks
-        }
-        if all(counts[key] + 1 <= limit for key, limit in limits.items()):
-            counts.update(limits.keys())
-            items.append(_item(name, kind, _renamed(story, fact, rng), rng))
-    return items
+    return [
+        _item(kinds[i % len(kinds)], i // len(kinds) % 3, random_for("item", name, seed, i)) for i in range(size)
+    ]
 
 
-def _drawn(kind: str, rng: random.Random) -> tuple[Story, Fact, list[tuple[str, int]]] | None:
-    """A story, a fact at its end that can be asked about, and where the answer stands; None where there is none."""
-    story = tell(rng, dataclasses.replace(ITEM, rounds=(1, 2)) if kind == "moved" else ITEM)
-    facts = [fact for fact in sorted(story.facts_now()) if kind in _kinds(story, fact)]
-    if not facts:
-        return None
-    fact = rng.choice(facts)
-    _, answer, candidates = _asked(story, kind, fact)
-    first, last = list(dict.fromkeys(candidates)), list(dict.fromkeys(reversed(candidates)))
-    ranks = [("first", min(first.index(answer), 2)), ("last", min(last.index(answer), 2))]
-    if len(first) < 3 or (kind in ("colour", "holder") and ranks[0][1] + ranks[1][1] != 2):
-        return None
-    if all(candidates.count(answer) > candidates.count(other) for other in first if other != answer):
-        ranks.append(("often", 0))
-    return story, fact, ranks
+def _item(kind: str, number: int, rng: random.Random) -> Record:
+    """A question as pretraining text asks it; the target is one word, or the whole answer.
 
-
-def _asked(story: Story, kind: str, fact: Fact) -> tuple[str, str, list[str]]:
-    """The start of the question, the answer, and every mention of a word that could be the answer."""
-    person, thing, _ = fact
-    ask, answer, family = {
-        "colour": (COLOUR, story.colour[thing], COLOURS),
-        "holder": (WHO, person, PEOPLE),
-    }.get(kind, (WHERE, story.where(thing), PLACES))
-    return ask, answer, [word for word in re.findall(r"\w+", story.text) if word in family]
-
-
-def _renamed(story: Story, fact: Fact, rng: random.Random) -> tuple[Story, Fact]:
-    """The same story with a person, an object and a place exchanged for those of a reserved fact."""
-    new = rng.choice([other for other in RESERVED_IN_ORDER if (other[0] in SHE) == (fact[0] in SHE)])
-    swap = dict(zip(fact + new, new + fact, strict=True))
-    return replay(re.sub(r"\w+", lambda word: swap.get(word[0], word[0]), story.text), ITEM), new
-
-
-def _item(name: str, kind: str, told: tuple[Story, Fact], rng: random.Random) -> Record:
-    """The question as pretraining text asks it; the target is one word, or in `generation` the whole sentence.
-
-    The options come from the story as far as it has them: being mentioned is not enough."""
-    story, fact = told
-    ask, answer, candidates = _asked(story, kind, fact)
-    subject = fact[0] if kind == "person" else fact[1]
-    others = [word for word in dict.fromkeys(candidates) if word != answer]
-    others = rng.sample(others, min(3, len(others)))
-    family = {COLOUR: COLOURS, WHO: PEOPLE}.get(ask, PLACES)
-    others += rng.sample([word for word in family if word not in candidates], 3 - len(others))
-    options = [answer, *others]
+    The wrong options come from the story as far as it has them, so being mentioned is not enough."""
+    story, person = _story_for(kind, number, rng)
+    place, line = story.at[person], story.line(person)
+    ask = {"who": f"{WHO} {place}?", "where": f"{WHERE} {person}?", "helper": f"{WHERE} {person}?"}
+    prompt = story.text + ask.get(kind, f"{WHAT} {person} do?")
+    verb, thing = story.does[person]
+    answer, family = {"verb": (verb, VERBS), "news": (verb, VERBS), "object": (thing, OBJECTS)}.get(
+        kind, (person, PEOPLE) if kind == "who" else (place, PLACES)
+    )
+    mentioned = [word for word in dict.fromkeys(re.findall(r"\w+", story.text)) if word in family and word != answer]
+    unsaid = [word for word in family if word not in mentioned and word != answer]
+    options = [answer, *mentioned[-3:], *rng.sample(unsaid, max(0, 3 - len(mentioned)))]
     rng.shuffle(options)
-    prompt = f"{story.text}{ask} {subject if kind == 'person' else f'the {subject}'}?"
-    sentence = story.answer(ask, subject)
-    target = f" {sentence}"
-    if name != "generation":
-        prompt, target = f"{prompt} {sentence[: sentence.index(f' {answer}')]}", f" {answer}"
+    target = f" {line}"
+    if kind not in KINDS["generation"]:
+        prompt, target = f"{prompt} {line[: line.index(f' {answer}')]}", f" {answer}"
     return {"prompt": prompt, "options": options, "answer": options.index(answer), "target": target, "kind": kind}
 
 
-def _kinds(story: Story, fact: Fact) -> list[str]:
-    """What may be asked about a fact: read off (stated once, never touched), or worked out."""
-    person, thing, place = fact
-    holder = story.lies[thing]
-    if thing in story.touched or person in story.touched:
-        return ["moved"] * (holder == person)
-    if holder == person:
-        return ["person", "colour", "holder", "held"]
-    return ["person", "colour", *(["thing"] if holder == place else [])]
+def _story_for(kind: str, number: int, rng: random.Random) -> tuple[Story, str]:
+    """Three people whose facts are all new, and the one to ask about; with news, two of them have some."""
+    while True:
+        story = tell(rng, {"news": NEWS, "helper": HELP}.get(kind, ITEM))
+        newest_first = [*reversed(story.news), *(p for p in story.at if p not in story.news)]
+        person = (newest_first if kind == "news" else [*story.at])[number]
+        helping = [p for p, (verb, _) in story.does.items() if verb == HELPS]
+        if helping == ([person] if kind == "helper" else []) and len(set(story.news)) == len(story.news):
+            told = renamed(story, story.shape, rng)
+            return told, [*told.at][[*story.at].index(person)]
+
+
+def renamed(story: Story, shape: Shape, rng: random.Random) -> Story:
+    """The same story with people, objects and places exchanged, so that all its facts are reserved ones."""
+    said = re.findall(r"\w+", story.text)
+    while True:
+        swap: dict[str, str] = {}
+        for person, thing, place in sorted(story.facts):
+            fits = [
+                new
+                for new in RESERVED_IN_ORDER
+                if all(
+                    swap[old] == word if old in swap else word not in said and word not in swap.values()
+                    for old, word in zip((person, thing, place), new, strict=True)
+                )
+            ]
+            if not fits:
+                break
+            swap |= zip((person, thing, place), rng.choice(fits), strict=True)
+        else:
+            return replay(re.sub(r"\w+", lambda word: swap.get(word[0], word[0]), story.text), shape)
 
 
 def chat_items(size: int = 400, seed: int = 0) -> list[Record]:
