@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -15,10 +15,8 @@ BLOCK = 2048
 """Positions that `InOrder` looks up at once: numpy's overhead is per call, so single ones would cost a step 0.5 ms."""
 
 
-class Order(Protocol):
-    """Rows at positions, for ever."""
-
-    def __call__(self, positions: Positions) -> np.ndarray: ...
+Order = Callable[[Positions], np.ndarray]
+"""Rows at positions, for ever."""
 
 
 def key(*parts: object) -> int:
@@ -159,6 +157,6 @@ class InOrder(Dataset):
         return self._block[1][place]
 
 
-def mixed(sizes: Sequence[int], shares: Sequence[float], seed: int) -> Callable[[Positions], np.ndarray]:
+def mixed(sizes: Sequence[int], shares: Sequence[float], seed: int) -> Order:
     """One dataset's own schedule, or a mixture's."""
     return Schedule(sizes[0], seed) if len(sizes) == 1 else Mixture(sizes, shares, seed)

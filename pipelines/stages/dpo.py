@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -14,7 +15,7 @@ from pipelines.training.arguments import dpo_config
 from pipelines.training.holdout import FirstRows, dpo_scores
 from pipelines.training.inputs import causal_lm, check_batch, dropout_of, identity, longest, sources, tokens_of
 from pipelines.training.reference import reference_scores
-from pipelines.training.session import Clock, checked_counts, exact_run, examples_schedule, finish
+from pipelines.training.session import Clock, checked_counts, exact_run, examples_schedule, finish, seed_of
 from pipelines.training.trainers import ExactDPOTrainer, ScoredPairs
 
 
@@ -33,8 +34,8 @@ def run(ctx: StageContext) -> Metrics:
     counts = checked_counts(rows.counts, mix, config, max_length)
     schedule, steps = examples_schedule(ctx, rows, mix)
     check_batch(model, rows, schedule(np.arange(config.global_batch_size)).tolist())
-    args = dpo_config(config, ctx.launch, output_dir=ctx.checkpoints, max_steps=steps, seed=ctx.job.seed)
-    model.to(args.device)
+    args = dpo_config(config, ctx.launch, output_dir=ctx.checkpoints, max_steps=steps, seed=seed_of(ctx))
+    torch.nn.Module.to(model, args.device)
     refer = partial(reference_scores, model, pad_id=tokens.pad_id, folder=ctx.checkpoints, identity=identity(ctx))
     used = np.unique(schedule(np.arange(steps * config.global_batch_size)))
     pairs = ScoredPairs(rows, *refer(rows, used, name="train"))

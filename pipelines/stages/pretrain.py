@@ -13,7 +13,7 @@ from pipelines.stages.base import Metrics, StageContext
 from pipelines.training.arguments import num_steps, training_arguments
 from pipelines.training.holdout import TextHoldout, text_scores
 from pipelines.training.inputs import Source, causal_lm, check_batch, fresh_model, longest, sources, tokens_of
-from pipelines.training.session import Clock, exact_run, finish
+from pipelines.training.session import Clock, exact_run, finish, seed_of
 from pipelines.training.trainers import PretrainTrainer
 
 PACKERS = {"whole": pack_whole, "split": pack_split}
@@ -24,7 +24,7 @@ def run(ctx: StageContext) -> Metrics:
     clock, config = Clock(), _config(ctx)
     tokens = tokens_of(ctx.inputs["tokenizer"])
     if ctx.job.model is not None:
-        model = fresh_model(ctx.job.model, tokens, ctx.job.seed)
+        model = fresh_model(ctx.job.model, tokens, seed_of(ctx))
     else:
         model = causal_lm(ctx.inputs["model"], tokens)
     max_length = longest(config, model)
@@ -32,7 +32,7 @@ def run(ctx: StageContext) -> Metrics:
     pack = PACKERS[config.packing]
     rows = PackedRows([(source.train, pack(source.train.lengths("input_ids"), max_length)) for source in mix])
     shares, tokens_per_row = _row_shares(rows, mix)
-    schedule = mixed(rows.sizes, shares, ctx.job.seed)
+    schedule = mixed(rows.sizes, shares, seed_of(ctx))
     steps = num_steps(
         config.duration, rows=len(rows), tokens_per_row=tokens_per_row, global_batch_size=config.global_batch_size
     )
@@ -41,7 +41,7 @@ def run(ctx: StageContext) -> Metrics:
     found = [holdout for holdout in holdouts if holdout is not None]
     trainer = PretrainTrainer(
         model=model,
-        args=training_arguments(config, ctx.launch, output_dir=ctx.checkpoints, max_steps=steps, seed=ctx.job.seed),
+        args=training_arguments(config, ctx.launch, output_dir=ctx.checkpoints, max_steps=steps, seed=seed_of(ctx)),
         rows=rows,
         exact=exact_run(ctx, schedule, (lambda scored: text_scores(scored, found, tokens.pad_id)) if found else None),
         pad_id=tokens.pad_id,

@@ -8,7 +8,7 @@ from pipelines.stages.base import Metrics, StageContext
 from pipelines.training.arguments import reward_config
 from pipelines.training.holdout import FirstRows, reward_scores
 from pipelines.training.inputs import check_batch, longest, reward_model, sources, tokens_of
-from pipelines.training.session import Clock, checked_counts, exact_run, examples_schedule, finish
+from pipelines.training.session import Clock, checked_counts, exact_run, examples_schedule, finish, seed_of
 from pipelines.training.trainers import ExactRewardTrainer
 
 
@@ -17,7 +17,7 @@ def run(ctx: StageContext) -> Metrics:
     clock, config = Clock(), ctx.job.config
     assert isinstance(config, RewardStage)
     tokens = tokens_of(ctx.inputs["model"])
-    model = reward_model(ctx.inputs["model"], ctx.job.seed)
+    model = reward_model(ctx.inputs["model"], seed_of(ctx))
     max_length = longest(config, model)
     mix = sources(ctx, model.config.vocab_size)
     rows, held_out = (
@@ -31,7 +31,7 @@ def run(ctx: StageContext) -> Metrics:
     collator = PairCollator(tokens.pad_id, with_completion_mask=False)
     trainer = ExactRewardTrainer(
         model=model,
-        args=reward_config(config, ctx.launch, output_dir=ctx.checkpoints, max_steps=steps, seed=ctx.job.seed),
+        args=reward_config(config, ctx.launch, output_dir=ctx.checkpoints, max_steps=steps, seed=seed_of(ctx)),
         rows=rows,
         exact=exact_run(ctx, schedule, lambda model: reward_scores(model, scored, collator)),
         processing_class=tokens.tokenizer,

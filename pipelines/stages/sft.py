@@ -8,7 +8,7 @@ from pipelines.stages.base import Metrics, StageContext
 from pipelines.training.arguments import sft_config
 from pipelines.training.holdout import FirstRows, chat_scores
 from pipelines.training.inputs import causal_lm, check_batch, longest, sources, tokens_of
-from pipelines.training.session import Clock, checked_counts, exact_run, examples_schedule, finish
+from pipelines.training.session import Clock, checked_counts, exact_run, examples_schedule, finish, seed_of
 from pipelines.training.trainers import ExactSFTTrainer
 
 
@@ -32,7 +32,7 @@ def run(ctx: StageContext) -> Metrics:
     collator = ChatCollator(tokens.pad_id)
     trainer = ExactSFTTrainer(
         model=model,
-        args=sft_config(config, ctx.launch, output_dir=ctx.checkpoints, max_steps=steps, seed=ctx.job.seed),
+        args=sft_config(config, ctx.launch, output_dir=ctx.checkpoints, max_steps=steps, seed=seed_of(ctx)),
         rows=rows,
         exact=exact_run(ctx, schedule, lambda model: chat_scores(model, scored, collator)),
         processing_class=tokens.tokenizer,

@@ -59,12 +59,18 @@ ARGUMENTS: dict[str, Any] = {
     "auto_find_batch_size": False,  # it changes the global batch
 }
 
+_Base: Any = object  # a trainer, wherever the mixin is used
 
-class ExactTrainerMixin:
+
+class ExactTrainerMixin(_Base):
     """Put before a `transformers.Trainer` or a TRL trainer.
 
     Private methods replaced: `_get_grad_norm`, `_save_checkpoint`, `_load_from_checkpoint`. Public ones: `train`,
     `training_step`, `create_optimizer`, `create_scheduler`, `floating_point_ops`. The rest is a callback."""
+
+    optimizer: Any
+    lr_scheduler: Any
+    train_dataset: Any
 
     def __init__(
         self,
@@ -242,9 +248,10 @@ class ExactTrainerMixin:
 
     def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
         """Go on from the newest checkpoint that verifies, or start; a finished run only loads its weights."""
-        found = [durable.newest(Path(self.args.output_dir)) if self.args.should_save else None]
+        found: list[Any] = [durable.newest(Path(self.args.output_dir)) if self.args.should_save else None]
         broadcast_object_list(found, from_process=0)
-        step, folder = found[0] or (0, None)
+        step: int = found[0][0] if found[0] else 0
+        folder: Any = found[0][1] if found[0] else None
         self._resume_from, self.stopped = folder, False
         record = self.exact.record if self.args.process_index == 0 else None
         self.metrics_log = MetricsLog(record, max_steps=self.args.max_steps, resumed_step=step)

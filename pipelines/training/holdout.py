@@ -192,9 +192,9 @@ def fixed_batches(longest: np.ndarray) -> list[list[int]]:
 
 def in_order(parts: list[tuple[int, Any]]) -> list[Any]:
     """What the ranks have, put into the order of its numbers, on every rank."""
-    everyone = [parts]
+    everyone: list[list[tuple[int, Any]]] = [parts]
     if PartialState().num_processes > 1:
-        everyone = [None] * PartialState().num_processes
+        everyone = [[] for _ in range(PartialState().num_processes)]
         torch.distributed.all_gather_object(everyone, parts)
     return [value for _, value in sorted((part for some in everyone for part in some), key=lambda part: part[0])]
 

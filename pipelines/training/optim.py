@@ -146,7 +146,8 @@ def parameter_groups(model: nn.Module) -> Groups:
 
 def _heads(model: nn.Module) -> list[nn.Module]:
     """What reads the last hidden states: the output embeddings, a score, a value."""
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    get_head: Any = getattr(model, "get_output_embeddings", lambda: None)
+    head = get_head()
     named = [getattr(model, name, None) for name in ("score", "value_head", "lm_head")]
     return [module for module in (head, *named) if isinstance(module, nn.Linear)]
 
@@ -216,14 +217,14 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            shapes: dict[torch.Size, list[Tensor]] = {}
+            shapes: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    shapes.setdefault(parameter.shape, []).append(parameter)
-            for shape, parameters in shapes.items():
-                gradients = [parameter.grad for parameter in parameters]
+                    shapes.setdefault(parameter.shape, []).append((parameter, parameter.grad))
+            for shape, pairs in shapes.items():
+                parameters, gradients = [list(column) for column in zip(*pairs, strict=True)]
                 momenta = [self._momentum(parameter) for parameter in parameters]
                 torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
                 nesterov = torch._foreach_lerp(gradients, momenta, group["momentum"])
@@ -264,7 +265,7 @@ class Together(torch.optim.Optimizer):
         self.param_groups = [group for member in self.members for group in member.param_groups]
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for member in self.members:
             member.step()
 

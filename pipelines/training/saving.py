@@ -66,7 +66,8 @@ def _present(folder: Path, names: Iterable[str]) -> list[str]:
 @torch.no_grad()
 def _read_back(model: PreTrainedModel, output: Path) -> None:
     """Tied heads, buffers and names can be lost on the way to the disk; then these logits differ."""
-    again, loading = type(model).from_pretrained(output, dtype=model.dtype, output_loading_info=True)
+    loaded: Any = type(model).from_pretrained(output, dtype=model.dtype, output_loading_info=True)
+    again, loading = loaded
     odd = {name: sorted(keys) for name, keys in loading.items() if keys}
     if odd:
         raise RuntimeError(f"{output} does not hold the model that was saved: {odd}")

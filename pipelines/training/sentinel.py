@@ -91,7 +91,9 @@ class FirstStep:
         if grad_norm == 0:
             raise DataError("step 1: the gradient is zero everywhere, so nothing can be learnt from these rows")
         for _, parameter in trainable:
-            place = parameter.grad.abs().argmax()
+            gradient = parameter.grad
+            assert gradient is not None
+            place = gradient.abs().argmax()
             self._watched.append((parameter, place, parameter.detach().flatten()[place].clone()))
 
     def after_update(self) -> None:
@@ -117,7 +119,7 @@ class MetricsLog:
         self._file: TextIO | None = None
         self._since, self._pending = time.perf_counter(), _Pending()
         if self._path:
-            self._continue_after(resumed_step)
+            self._continue_after(self._path, resumed_step)
 
     def restart_clock(self) -> None:
         """Whatever came since the last step is not training."""
@@ -145,15 +147,15 @@ class MetricsLog:
         """Mean over the run's steps so far."""
         return self.tokens / self.seconds if self.seconds else 0.0
 
-    def _continue_after(self, step: int) -> None:
+    def _continue_after(self, path: Path, step: int) -> None:
         """Drop what a killed run wrote beyond its checkpoint, and a last line that was cut off."""
-        kept = [line for line in read_metrics(self._path) if line["step"] <= step]
+        kept = [line for line in read_metrics(path) if line["step"] <= step]
         if kept:
             self.tokens = max(line.get("tokens", 0) for line in kept)
             self.seconds = max(line.get("seconds", 0.0) for line in kept)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        self._file = self._path.open("a", encoding="utf-8", buffering=1)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8", buffering=1)
 
     def _append(self, line: Mapping[str, Any]) -> None:
         if self._file:
@@ -164,7 +166,8 @@ class _Pending:
     """Steps since the last line."""
 
     def __init__(self) -> None:
-        self.losses, self.tokens, self.seconds, self.last_seconds = [], 0, 0.0, 0.0
+        self.losses: list[float] = []
+        self.tokens, self.seconds, self.last_seconds = 0, 0.0, 0.0
 
     def add(self, loss: float, tokens: int, seconds: float) -> None:
         self.losses.append(loss)

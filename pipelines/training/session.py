@@ -37,6 +37,12 @@ class Clock:
         self._since = now
 
 
+def seed_of(ctx: StageContext) -> int:
+    """Every training kind draws, so its job has a seed."""
+    assert ctx.job.seed is not None
+    return ctx.job.seed
+
+
 def examples_schedule(ctx: StageContext, rows: Any, mix: Sequence[Source]) -> tuple[Order, int]:
     """Order of the rows, grouped by length, and optimizer steps, for stages whose shares are of examples."""
     config: Any = ctx.job.config
@@ -46,9 +52,9 @@ def examples_schedule(ctx: StageContext, rows: Any, mix: Sequence[Source]) -> tu
         tokens_per_row=float(np.mean(rows.lengths)),
         global_batch_size=config.global_batch_size,
     )
-    order = mixed(rows.sizes, [source.share for source in mix], ctx.job.seed)
+    order = mixed(rows.sizes, [source.share for source in mix], seed_of(ctx))
     grouped = GroupedByLength(
-        order, rows.longest, batch_size=config.global_batch_size, num_batches=steps, seed=ctx.job.seed
+        order, rows.longest, batch_size=config.global_batch_size, num_batches=steps, seed=seed_of(ctx)
     )
     return grouped, steps
 
@@ -57,11 +63,12 @@ def exact_run(
     ctx: StageContext, schedule: Order, evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None
 ) -> Exact:
     """How the trainer of this job is made exact."""
+    config: Any = ctx.job.config
     return Exact(
-        seed=ctx.job.seed,
+        seed=seed_of(ctx),
         checkpoint_every=ctx.launch.checkpoint_every,
         identity=identity(ctx),
-        optim=OptimSettings.of(ctx.job.config),
+        optim=OptimSettings.of(config),
         schedule=schedule,
         record=ctx.record,
         evaluate_every=ctx.launch.evaluate_every,

@@ -60,7 +60,7 @@ class ExactSFTTrainer(ExactTrainerMixin, SFTTrainer):
             data_collator=ChatCollator(processing_class.pad_token_id),
             train_dataset=HFDataset.from_list([{"input_ids": [0], "labels": [0]}]),
         )
-        _use_plain_head_on_cpu(self.model)
+        _use_plain_head_on_cpu(model)
 
 
 class ExactRewardTrainer(ExactTrainerMixin, RewardTrainer):
@@ -114,7 +114,7 @@ class ExactDPOTrainer(ExactTrainerMixin, DPOTrainer):
             train_dataset=HFDataset.from_list([{"prompt": text, "chosen": text, "rejected": text}]),
         )
         self.ref_model, self.precompute_ref_logps = None, True
-        _use_plain_head_on_cpu(self.model)
+        _use_plain_head_on_cpu(model)
 
 
 @dataclass
@@ -161,6 +161,7 @@ def _plain_head_forward(
 ) -> Any:
     if not fused_lm_head:
         return type(self).forward(self, input_ids=input_ids, attention_mask=attention_mask, use_cache=use_cache)
+    assert labels is not None
     hidden = self.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
     targets = shifted(labels)[:, :-1]
     is_target = targets != IGNORED
