@@ -52,8 +52,6 @@ class TransformerConfig(PreTrainedConfig):
     feed_forward: str = "swiglu"
     """"gelu" is GPT-2's: the tanh approximation."""
     qk_norm: bool = False
-    short_convolution: int = 0
-    """How many embeddings before a token's own are mixed into it, each by a learnt share; 0: none."""
     attention_bias: bool = False
     mlp_bias: bool = False
     dropout: float | int = 0.0
@@ -116,8 +114,6 @@ def _check_sizes(config: TransformerConfig) -> None:
     for field in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"):
         if getattr(config, field) < 1:
             raise ValueError(f"{field} is {getattr(config, field)}; it must be at least 1")
-    if config.short_convolution < 0:
-        raise ValueError(f"short_convolution is {config.short_convolution}; it must be at least 0")
     for field in ("dropout", "attention_dropout"):
         if not 0 <= getattr(config, field) < 1:
             raise ValueError(f"{field} is {getattr(config, field)}; it must be at least 0 and below 1")

@@ -7,8 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
-from transformers import initialization as init
-from transformers.cache_utils import DynamicLayer
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import slice_logits_to_keep
@@ -18,7 +16,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .attention import Attention
 from .configuration import DecoderConfig
-from .layers import Block, ShortConvolution, build_norm, rope_angles
+from .layers import Block, build_norm, rope_angles
 
 MASKS = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
 PADDING = -2  # a position no token has, and that no position follows: each padded place is a document of its own
@@ -26,8 +24,7 @@ PADDING = -2  # a position no token has, and that no position follows: each padd
 
 class DecoderPreTrainedModel(PreTrainedModel):
     """What transformers must know of the family. Weights start as transformers' own initialisation leaves them:
-    normal with `initializer_range`, biases zero, norms one, shares of a short convolution one half; there are no
-    buffers to restore."""
+    normal with `initializer_range`, biases zero, norms one; there are no buffers to restore."""
 
     config: DecoderConfig
     base_model_prefix = "model"
@@ -40,12 +37,6 @@ class DecoderPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs: ClassVar[dict[str, type]] = {"hidden_states": Block, "attentions": Attention}
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, ShortConvolution):
-            init.constant_(module.weight, 0.5)
 
 
 class DecoderModel(DecoderPreTrainedModel):
@@ -61,9 +52,6 @@ class DecoderModel(DecoderPreTrainedModel):
         self.embed_positions = None
         if config.position_embedding == "learned":
             self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.convolution = None
-        if config.short_convolution:
-            self.convolution = ShortConvolution(config.short_convolution, config.hidden_size)
         self.layers = nn.ModuleList(
             Block(config, Attention(config, layer_idx, is_causal=True)) for layer_idx in range(config.num_hidden_layers)
         )
@@ -98,9 +86,6 @@ class DecoderModel(DecoderPreTrainedModel):
         positions = self._positions(inputs_embeds, attention_mask, position_ids, past_key_values)
         documents = _documents(position_ids, attention_mask) if is_packed else None
         masks = self._masks(inputs_embeds, attention_mask, documents, past_key_values)
-        if self.convolution is not None:
-            past = _remember(past_key_values, inputs_embeds, len(self.layers))
-            inputs_embeds = self.convolution(inputs_embeds, _reach(positions, documents, attention_mask), past)
         hidden_states, angles = self._embed(inputs_embeds, positions)
         for layer, layer_type in zip(self.layers, self.config.layer_types, strict=True):
             hidden_states = layer(
@@ -240,29 +225,6 @@ def _documents(position_ids: Tensor, attention_mask: Tensor | dict | None) -> Te
     if not _is_padding_mask(attention_mask):
         return position_ids
     return position_ids.expand(attention_mask.shape).masked_fill(~attention_mask.bool(), PADDING)
-
-
-def _reach(positions: Tensor, documents: Tensor | None, attention_mask: Tensor | dict | None) -> Tensor:
-    """How many tokens of its own document stand before each token, (rows or 1, tokens); padding has none."""
-    if documents is not None:
-        return documents
-    if _is_padding_mask(attention_mask):
-        return ((attention_mask.long().cumsum(-1) - 1) * attention_mask)[:, -positions.shape[-1] :]
-    return positions
-
-
-def _remember(cache: Cache | None, embeddings: Tensor, layer_idx: int) -> Tensor | None:
-    """Embeddings before these, (rows, past tokens, hidden_size); these are kept too, as one more layer of the cache.
-
-    There they follow all that generation may do with a cache's rows: reorder, repeat, crop."""
-    if cache is None:
-        return None
-    if not isinstance(cache, DynamicCache):
-        raise ValueError(f"short_convolution keeps embeddings in a DynamicCache, not in a {type(cache).__name__}")
-    if cache.layer_class_to_replicate is None and len(cache.layers) == layer_idx:
-        cache.layers.append(DynamicLayer())
-    kept, _ = cache.update(embeddings[:, None], embeddings[:, None, :, :0], layer_idx)
-    return kept[:, 0, : -embeddings.shape[1]]
 
 
 def _is_padding_mask(attention_mask: Tensor | dict | None) -> TypeGuard[Tensor]:

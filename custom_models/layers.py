@@ -56,32 +56,6 @@ def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return states * cos + torch.cat((-second, first), dim=-1) * sin
 
 
-class ShortConvolution(nn.Module):
-    """Adds to each embedding a learnt share of the `taps` embeddings before it: a causal depthwise convolution.
-
-    Knowing its neighbours from the start, a token needs one layer less to look up what was said of a word before
-    (short convolutions before attention: arXiv 2212.14052, section 3). Each share starts at one half.
-    """
-
-    def __init__(self, taps: int, hidden_size: int):
-        super().__init__()
-        self.taps = taps
-        self.weight = nn.Parameter(torch.full((hidden_size, 1, taps), 0.5))  # the shape of a depthwise nn.Conv1d
-
-    def forward(self, embeddings: Tensor, reach: Tensor | None, past: Tensor | None = None) -> Tensor:
-        """(rows, tokens, hidden_size). `reach`, (rows or 1, tokens), counts the tokens of the same document before
-        each; None: all of the row. `past` are embeddings before these, (rows, past tokens, hidden_size)."""
-        num_tokens = embeddings.shape[1]
-        history = embeddings if past is None else torch.cat((past[:, -self.taps :], embeddings), dim=1)
-        mixed = embeddings
-        for tap in range(1, self.taps + 1):
-            before = F.pad(history, (0, 0, tap, 0))[:, : history.shape[1]][:, -num_tokens:]
-            if reach is not None:
-                before = before * (reach >= tap).unsqueeze(-1)
-            mixed = mixed + before * self.weight[:, 0, tap - 1]
-        return mixed
-
-
 class Block(GradientCheckpointingLayer):
     """Pre-norm residual block. The attention is given, so that encoders and decoders share the block."""
 

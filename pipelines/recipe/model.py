@@ -56,8 +56,6 @@ class ModelConfig(Section):
     """Gated (arXiv 2002.05202) or plain feed-forward."""
     qk_norm: bool = False
     """Normalise queries and keys per head before attention."""
-    short_convolution: Annotated[int, Field(ge=0)] = 0
-    """Mix into each embedding a learnt share of this many embeddings before it (arXiv 2212.14052, section 3); 0: none."""
     layer_types: tuple[LayerType, ...] | None = None
     """One period of layers, repeated to num_hidden_layers. Default: full attention everywhere."""
     sliding_window: PositiveInt | None = None
