@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pipelines.errors import ArtifactError, KeyPath, Problem, RecipeError
+from pipelines.errors import KeyPath, Problem, RecipeError
 from pipelines.plan.files import format_of, task_files
 from pipelines.plan.pins import Pins
 from pipelines.recipe.base import ArtifactKind, Consumes, LocalFile, Reads, Section
@@ -175,7 +175,7 @@ class Plan:
         names = sorted({job.stage for job in self.jobs} | {job.name for job in self.jobs})
         close = get_close_matches(name, names, n=1)
         hint = f"; did you mean '{close[0]}'?" if close else f"; there are {', '.join(self.recipe.stages)}"
-        raise ArtifactError(f"{self.path}: there is no stage '{name}'{hint}")
+        raise RecipeError([Problem(str(self.path), 1, 1, "stages", f"there is no stage '{name}'{hint}")])
 
 
 Digest = Callable[[Path], str]

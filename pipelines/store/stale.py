@@ -151,4 +151,4 @@ def _shown(tree: Any, path: KeyPath) -> str:
 
 def _where(key: KeyPath, position: Position) -> str:
     file, line, _ = position(key)
-    return f"{file}:{line}"
+    return file if file.startswith("--") else f"{file}:{line}"  # given on the command line

@@ -70,7 +70,7 @@ def test_data_then_plan_then_a_change(tmp_path: Path, capsys: pytest.CaptureFixt
     assert {job["name"]: job["state"] for job in as_json(capsys)["jobs"]}["data-tales"] == "cached"
     assert main(["plan", path, "--set", "data.tales.holdout=0.2"]) == 0
     shown = capsys.readouterr().out
-    assert "~ data-tales" in shown and "data.tales.holdout 0.1 → 0.2 (--set" in shown
+    assert "~ data-tales" in shown and "data.tales.holdout 0.1 → 0.2 (--set)" in shown
 
 
 def test_verify_names_a_flipped_byte(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,7 +113,7 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_an_unknown_stage_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", str(write(tmp_path, chain())), "--stage", "dop"]) == 3
+    assert main(["run", str(write(tmp_path, chain())), "--stage", "dop"]) == 2
     assert "there is no stage 'dop'; did you mean 'dpo'?" in capsys.readouterr().err
 
 

@@ -16,7 +16,6 @@ from pipelines.evaluation.harness import SubjectLM, score_task
 from pipelines.evaluation.subject import Request, Subject
 from pipelines.evaluation.tasks import TaskFile
 from pipelines.recipe.stages import TaskConfig
-from pipelines.stages.base import LaunchSettings
 
 LINES = [
     {"question": "Where is Mia? Mia is in the", "options": ["garden", "mill", "barn"], "answer": 0},
@@ -46,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def subject(folder: Path) -> Subject:
-    return Subject.load(folder, LaunchSettings())
+    return Subject.load(folder)
 
 
 @pytest.fixture
@@ -123,7 +122,7 @@ def test_completions_do_not_depend_on_padding_and_batch(subject):
 
 
 def test_a_context_that_does_not_fit_keeps_its_bos_and_its_end_and_is_counted(tmp_path):
-    subject = Subject.load(tiny_model(tmp_path / "model", max_length=16), LaunchSettings())
+    subject = Subject.load(tiny_model(tmp_path / "model", max_length=16))
     long = subject.bos + list(range(10, 50))
     assert subject.fit(long, 4) == [*subject.bos, *range(39, 50)]
     assert subject.truncated == 1

@@ -10,6 +10,7 @@ from itertools import islice
 import pytest
 
 from pipelines.data import microworld as m
+from pipelines.data import village as v
 
 
 @lru_cache
@@ -47,21 +48,21 @@ def test_without_a_size_a_track_has_its_default_size() -> None:
 
 def test_replaying_a_text_costs_what_drawing_it_cost() -> None:
     for i in range(300):
-        told = m.text_story(m.Draw(m.random_for("any", i)))
-        assert m.text_story(m.Draw(text=told.text)).cost == pytest.approx(told.cost, abs=1e-9)
+        told = v.text_story(v.Draw(v.random_for("any", i)))
+        assert v.text_story(v.Draw(text=told.text)).cost == pytest.approx(told.cost, abs=1e-9)
 
 
 def test_the_odds_of_all_first_sentences_sum_to_one() -> None:
     total = 0.0
-    for person in m.PEOPLE[:2]:
-        for verb in m.VERBS:
-            for thing in m.OBJECTS:
-                for place in m.PLACES:
-                    draw = m.Draw(text=f"Today {person} {verb} {thing} {place}.")
-                    with pytest.raises(m.Illegal):
-                        m.text_story(draw)
+    for person in v.PEOPLE[:2]:
+        for verb in v.VERBS:
+            for thing in v.OBJECTS:
+                for place in v.PLACES:
+                    draw = v.Draw(text=f"Today {person} {verb} {thing} {place}.")
+                    with pytest.raises(v.Illegal):
+                        v.text_story(draw)
                     total += math.exp(-draw.cost)
-    assert total == pytest.approx(0.75 * 2 / len(m.PEOPLE))
+    assert total == pytest.approx(0.75 * 2 / len(v.PEOPLE))
 
 
 def test_the_floor_is_the_same_within_noise_for_two_seeds() -> None:
@@ -72,16 +73,16 @@ def test_the_floor_is_the_same_within_noise_for_two_seeds() -> None:
 
 def test_reserved_facts_never_hold_in_training() -> None:
     for record in made("text"):
-        assert not m.text_story(m.Draw(text=record["text"])).facts & m.RESERVED
+        assert not v.text_story(v.Draw(text=record["text"])).facts & v.RESERVED
     for record in made("chat"):
         if record["kind"] == "question":
-            assert not told_in(record["messages"][0]["content"]).facts & m.RESERVED
-    assert 0.03 < len(m.RESERVED) / (len(m.PEOPLE) * len(m.OBJECTS) * len(m.PLACES)) < 0.07
+            assert not told_in(record["messages"][0]["content"]).facts & v.RESERVED
+    assert 0.03 < len(v.RESERVED) / (len(v.PEOPLE) * len(v.OBJECTS) * len(v.PLACES)) < 0.07
 
 
-def told_in(message: str) -> m.Story:
+def told_in(message: str) -> v.Story:
     """The story of a message that ends with a question."""
-    return m.replay(message[: message.rindex(". ") + 1], m.TOLD)
+    return v.replay(message[: message.rindex(". ") + 1], v.TOLD)
 
 
 def test_every_record_of_a_track_has_the_keys_of_its_format() -> None:
@@ -112,7 +113,7 @@ def test_chat_answers_are_true_and_held_out_stories_are_new() -> None:
         for record in (r for r in made("chat", split) if r["kind"] == "question"):
             turns = record["messages"]
             story = told_in(turns[0]["content"])
-            assert split == "train" or story.facts <= m.RESERVED
+            assert split == "train" or story.facts <= v.RESERVED
             for question, answer in zip(turns[::2], turns[1::2], strict=True):
                 assert answer["content"] == true_answer(story.text, question["content"].rpartition(". ")[2])
 
@@ -141,10 +142,10 @@ def test_benchmark_answers_are_true_and_new(name: str) -> None:
         given = said + item["target"]
         assert f" {true_answer(told, question)}"[: len(given)] == given
         assert item["options"][item["answer"]] in item["target"] and len(set(item["options"])) == 4
-        assert m.replay(told, SHAPES.get(item["kind"], m.ITEM)).facts <= m.RESERVED
+        assert v.replay(told, SHAPES.get(item["kind"], v.ITEM)).facts <= v.RESERVED
 
 
-SHAPES = {"news": m.NEWS, "helper": m.HELP}
+SHAPES = {"news": v.NEWS, "helper": v.HELP}
 
 
 @pytest.mark.parametrize("name", m.TASKS)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tiny_recipe import TEXT, chain, fingerprints, planned
 
-from pipelines.errors import ArtifactError, RecipeError
+from pipelines.errors import RecipeError
 from pipelines.plan.files import Digests, format_of
 from pipelines.plan.jobs import Job
 
@@ -176,7 +176,7 @@ def test_a_name_stands_for_jobs(tmp_path: Path, name: str, jobs: list[str]) -> N
 
 
 def test_a_wrong_name_is_told_with_the_nearest_one(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="did you mean 'reward'"):
+    with pytest.raises(RecipeError, match="did you mean 'reward'"):
         planned(tmp_path, chain()).named("rewards")
 
 
