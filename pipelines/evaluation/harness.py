@@ -46,7 +46,7 @@ class SubjectLM(TemplateLM):
     def tokenizer_name(self) -> str:
         return ""
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None) -> list[int]:
         if string in self.rendered:
             return list(self.rendered[string])
         ids = self.subject.encode(string)
@@ -77,7 +77,7 @@ class SubjectLM(TemplateLM):
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         return self.subject.log_likelihoods([self.request(*request.args[:2]) for request in requests])
 
-    def _loglikelihood_tokens(self, requests: list[Any], **kwargs: Any) -> list[tuple[float, bool]]:
+    def _loglikelihood_tokens(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         return self.subject.log_likelihoods([Request(context, target) for _, context, target in requests])
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:

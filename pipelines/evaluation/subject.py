@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 import custom_models  # noqa: F401  (registers the classes that a model folder names)
 from pipelines.data.chat import ChatRenderer
 from pipelines.errors import DataError
-from pipelines.stages.base import LaunchSettings
 from pipelines.training.generation import left_padded, sample, unpadded
 
 BATCH_SIZE = 32
@@ -48,14 +47,14 @@ class Subject:
     """Contexts that were cut from the left so far, since they did not fit the model."""
 
     @classmethod
-    def load(cls, folder: Path, launch: LaunchSettings) -> "Subject":
-        """The weights in float32, on this process' device."""
-        state = PartialState(cpu=launch.device == "cpu")
+    def load(cls, folder: Path, *, device: str = "cpu", batch_size: int | None = None) -> "Subject":
+        """The weights in float32; `device` is cpu or gpu, this process' own."""
+        state = PartialState(cpu=device == "cpu")
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
         return cls(
             model.to(state.device).eval(),
             ChatRenderer.load(folder),
-            batch_size=launch.micro_batch_size or BATCH_SIZE,
+            batch_size=batch_size or BATCH_SIZE,
             rank=state.process_index,
             world_size=state.num_processes,
         )

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +54,17 @@ BUILTIN: Mapping[str, Callable[[int, int], list[dict[str, Any]]]] = {
 class OneSeparatorTask(ConfigurableTask):
     """A target with and without its own leading space is joined to its prompt by exactly one separator."""
 
+    def __init__(self, config: dict[str, Any], rows: datasets.DatasetDict | None = None):
+        """`rows` take the place of the dataset that the config names."""
+        self._rows = rows
+        super().__init__(config=config)
+
+    def download(self, dataset_kwargs: dict[str, Any] | None = None) -> None:
+        if self._rows is None:
+            super().download(dataset_kwargs)
+        else:
+            self.dataset = self._rows
+
     def doc_to_choice(self, doc: Any, doc_to_choice: Any = None) -> list[str]:
         return [self._bare(choice) for choice in super().doc_to_choice(doc, doc_to_choice)]
 
@@ -62,12 +72,16 @@ class OneSeparatorTask(ConfigurableTask):
         target = super().doc_to_target(doc, doc_to_target)
         return self._bare(target) if isinstance(target, str) else target
 
-    def construct_requests(self, doc: Any, ctx: Any, **kwargs: Any) -> Any:
+    def construct_requests(
+        self, doc: Any, ctx: Any, metadata: Any = None, apply_chat_template: bool = False, chat_template: Any = None
+    ) -> Any:
         """lm-eval gives `loglikelihood` no delimiter, and puts one before a target that has no prompt."""
-        made = super().construct_requests(doc, ctx, **kwargs)
+        made = super().construct_requests(
+            doc, ctx, metadata=metadata, apply_chat_template=apply_chat_template, chat_template=chat_template
+        )
         for request in made if isinstance(made, list) else [made]:
             if request.request_type == "loglikelihood":
-                request.arguments = self._joined(request, in_chat=bool(kwargs.get("apply_chat_template")))
+                request.arguments = self._joined(request, in_chat=apply_chat_template)
         return made
 
     def _joined(self, request: Instance, *, in_chat: bool) -> tuple[str, str]:
@@ -124,19 +138,18 @@ class TaskFile:
 
         Of built-in items no more are made than are asked for: their answers are balanced over all that are made.
         Whatever the `datasets` library writes goes into `scratch`."""
-        size = min(self.size, limit or self.size)
-        config = self.config | {"task": name}
+        config, rows = self.config | {"task": name}, None
         if self.builtin:
-            config |= {"custom_dataset": partial(self._generated, size, with_shots), "test_split": "test"}
-            config |= {"fewshot_split": "shots"} if with_shots else {}
+            rows = self._generated(min(self.size, limit or self.size), with_shots)
+            config |= {"test_split": "test"} | ({"fewshot_split": "shots"} if with_shots else {})
         else:
             config["dataset_kwargs"] = self._files(scratch)
         try:
-            return OneSeparatorTask(config=config)
+            return OneSeparatorTask(config, rows)
         except Exception as error:  # the file decides which part of lm-eval or `datasets` refuses it, and how
             raise DataError(f"{self.path}: {_first_line(error)}") from error
 
-    def _generated(self, size: int, with_shots: bool, **_: Any) -> datasets.DatasetDict:
+    def _generated(self, size: int, with_shots: bool) -> datasets.DatasetDict:
         make = BUILTIN[self.builtin or ""]
         rows = {"test": make(size, self.seed)}
         if with_shots:

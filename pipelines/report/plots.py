@@ -170,7 +170,7 @@ def _svg(series: Sequence[Series], *, xlabel: str, floor: float | None = None) -
     import matplotlib
     from matplotlib.figure import Figure
 
-    style = {
+    style: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": "sourdough",
         "font.family": "sans-serif",

@@ -27,7 +27,7 @@ NEUTRAL = "Today"
 def run(ctx: StageContext) -> Metrics:
     """Write scores.json; every process works, the first one writes."""
     config = cast(EvaluateStage, ctx.job.config)
-    subject = Subject.load(ctx.inputs["model"], ctx.launch)
+    subject = Subject.load(ctx.inputs["model"], device=ctx.launch.device, batch_size=ctx.launch.micro_batch_size)
     scores: list[dict[str, Any]] = []
     for number, task in enumerate(config.tasks):
         scores += _score(ctx, subject, config, number, task)

@@ -15,7 +15,6 @@ from pipelines.evaluation.bits import chunks
 from pipelines.evaluation.harness import SubjectLM, score_task
 from pipelines.evaluation.subject import Request, Subject
 from pipelines.recipe.stages import TaskConfig
-from pipelines.stages.base import LaunchSettings
 
 ROOT = Path(__file__).parents[2]
 ITEMS = [{"question": f"Today {name} is in the", "options": ["mill", "barn"], "answer": 0} for name in "ABCDEFG"]
@@ -46,7 +45,7 @@ def scored(subject: Subject, task: Path) -> dict:
 
 
 def load(folder: Path, **model) -> Subject:
-    return Subject.load(tiny_model(folder, **model), LaunchSettings())
+    return Subject.load(tiny_model(folder, **model))
 
 
 @pytest.mark.parametrize("add_bos_token", [True, False])
@@ -133,10 +132,9 @@ import torch
 from pipelines.evaluation.harness import score_task
 from pipelines.evaluation.subject import Request, Subject
 from pipelines.recipe.stages import TaskConfig
-from pipelines.stages.base import LaunchSettings
 torch.set_num_threads(1)
 model, task, out = map(Path, sys.argv[1:])
-subject = Subject.load(model, LaunchSettings(num_processes=2))
+subject = Subject.load(model)
 config = TaskConfig(name="mine", num_fewshot=2)
 requests = [Request([0, *range(10, 10 + n)], [9, 12]) for n in (1, 5, 9, 30, 58)]
 prompts = [r.context for r in requests]
@@ -173,7 +171,7 @@ def test_46_two_processes_give_the_scores_of_one(tmp_path, task):
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second and first["world"] == 2
 
-    subject = Subject.load(folder, LaunchSettings())
+    subject = Subject.load(folder)
     requests = [Request([0, *range(10, 10 + n)], [9, 12]) for n in (1, 5, 9, 30, 58)]
     alone = score_task(
         subject, TaskConfig(name="mine", num_fewshot=2), {str(task): ""}, task.parent / "s1", apply_chat_template=False
