@@ -1,36 +1,46 @@
-"""The village: the demo's and the tests' data, rendered from a simulated state in plain Python.
+"""The built-in world: the demo's and the tests' data, made from stories about a village in plain Python.
 
-Every answer is computed, none is annotated. One grammar (`Story`) runs in two ways: `Draw` either picks at random and
-so writes a text, or follows a given text and so checks it. Both add up the same cost in nats. So the entropy floor of
-the text is exact, and "does this sentence follow" is the same code as "what may come next".
-
-People do things: "Mia paints boats upstairs." A fact (person, object, place) is reserved in one case of twenty: it is
-never true in training text, and benchmark items ask about it. The wording is what a model of half a million parameters
-learns from a million tokens. What is bound stands side by side (name and verb, verb and object, object and place), a
-question is answered in the words of the statement, and every word has a space before it, so it is one token anywhere.
+Every answer is computed, none is annotated. A fact (person, object, place) is reserved in one case of twenty: it is
+never true in training text, and benchmark items and held-out questions are about reserved facts only.
 """
 
 import dataclasses
 import math
 import random
 import re
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
-SHE = ("Mia", "Anna", "Lucy", "Eva", "Nora", "Lily", "Rosa", "Ella", "Zoe", "Ida")
-HE = ("Tom", "Ben", "Max", "Leo", "Sam", "Jack", "Finn", "Paul", "Otto", "Karl")
-PEOPLE = SHE + HE
-VERBS = ("paints", "washes", "sells", "finds", "hides", "draws", "cleans", "counts", "buys", "moves")
-OBJECTS = ("drums", "kites", "balls", "books", "lamps", "ropes", "cups", "hats",
-           "coats", "bells", "dolls", "boats", "keys", "spoons", "maps", "boxes")  # fmt: skip
-PLACES = ("upstairs", "downstairs", "outside", "indoors", "abroad", "nearby",
-          "underground", "backstage", "ashore", "uptown")  # fmt: skip
-HELPS = "helps"
+from pipelines.data.village import (
+    ANY_TALE,
+    HELP,
+    HELPS,
+    ITEM,
+    NEWS,
+    OBJECTS,
+    PEOPLE,
+    PLACES,
+    RESERVED,
+    TALE,
+    TOLD,
+    VERBS,
+    WHAT,
+    WHERE,
+    WHO,
+    Draw,
+    Illegal,
+    Story,
+    random_for,
+    renamed,
+    replay,
+    reserved,
+    tell,
+    text_story,
+    until_allowed,
+)  # fmt: skip
+
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
-TODAY, TITLE, THE_END, NOW = "Today", "A story about", " The end.", " Now"
-WHAT, WHERE, WHO = " What does", " Where is", " Who is"
 UNKNOWN = "I do not know."
 LENGTHS = (3, 4, 5)
 """Sentences a writing request may ask for."""
@@ -38,235 +48,6 @@ FAULTS = ("length", "person", "object", "broken", "ending")
 
 Split = Literal["train", "holdout"]
 Record = dict[str, Any]
-Fact = tuple[str, str, str]
-
-
-def reserved(*fact: object, one_in: int = 20) -> bool:
-    """Whether this fact is kept out of training; a hash decides, so no list is stored."""
-    return zlib.crc32("|".join(map(str, fact)).encode()) % one_in == 0
-
-
-RESERVED = frozenset((p, o, at) for p in PEOPLE for o in OBJECTS for at in PLACES if reserved(p, o, at))
-RESERVED_IN_ORDER = sorted(RESERVED)
-
-
-class Illegal(ValueError):
-    """The text does not follow from the grammar and the state."""
-
-
-class Redraw(Exception):
-    """A reserved fact came true in a text that must not hold one."""
-
-
-class Draw:
-    """Writes a text by random choices, or follows a given one; `cost` is its nats."""
-
-    def __init__(self, rng: random.Random | None = None, text: str = "") -> None:
-        self.rng, self.rest = rng, text
-        self.said: list[str] = []
-        self.cost = 0.0
-
-    @property
-    def text(self) -> str:
-        return "".join(self.said)
-
-    def pick(self, options: Mapping[str, float] | Iterable[str]) -> str:
-        """One option, said aloud; equally likely unless weighted. "" is the end of the text."""
-        odds = options if isinstance(options, Mapping) else dict.fromkeys(options, 1.0)
-        odds = {option: weight for option, weight in odds.items() if weight > 0}
-        if self.rng is not None:
-            choice = self.rng.choices(list(odds), list(odds.values()))[0]
-        else:
-            fits = [o for o in odds if (self.rest.startswith(o) if o else not self.rest)]
-            if not fits:
-                raise Illegal(f"after {self.text[-40:]!r} nothing reads {self.rest[:40]!r}")
-            choice = max(fits, key=len)
-            self.rest = self.rest[len(choice) :]
-        self.cost += math.log(sum(odds.values()) / odds[choice])
-        self.said.append(choice)
-        return choice
-
-    def word(self, options: Mapping[str, float] | Iterable[str]) -> str:
-        """One of these words, said with the space before it."""
-        odds = options if isinstance(options, Mapping) else dict.fromkeys(options, 1.0)
-        return self.pick({f" {word}": weight for word, weight in odds.items()})[1:]
-
-    def say(self, text: str) -> None:
-        """Text without a choice."""
-        self.pick((text,))
-
-
-@dataclasses.dataclass(frozen=True)
-class Shape:
-    """What a story may contain: an opening sentence for each person, then rounds of news and recaps."""
-
-    people: tuple[int, int]
-    rounds: tuple[int, int]
-    recaps: float = 0.0
-    """Share of rounds that say again what is true, half of them after a question."""
-    helpers: bool = True
-    """Whether news may be that somebody helps somebody."""
-    the_end: float = 0.0
-    """How often the story closes with "The end."."""
-
-
-SCENE = Shape(people=(2, 3), rounds=(4, 7), recaps=0.85)
-TOLD = Shape(people=(2, 3), rounds=(0, 1))
-ITEM = Shape(people=(3, 3), rounds=(0, 0))
-HELP = Shape(people=(3, 3), rounds=(1, 1))
-NEWS = Shape(people=(3, 3), rounds=(2, 2))
-TALE = Shape(people=(1, 1), rounds=(1, 5), helpers=False)
-ANY_TALE = Shape(people=(1, 1), rounds=(0, 99), helpers=False, the_end=0.5)
-
-
-class Story:
-    """The state of a small village and the grammar that tells about it.
-
-    In one story every verb is used once, and so is every object and place unless it is a tale of one person: there the
-    object of the cast stays the same, and the place only has to differ from the last."""
-
-    def __init__(self, draw: Draw, shape: Shape, *, cast: tuple[str, str] | None = None, training: bool = False):
-        self.draw, self.shape, self.cast, self.training = draw, shape, cast, training
-        self.does: dict[str, tuple[str, str]] = {}  # person -> verb and object (or the person helped)
-        self.at: dict[str, str] = {}  # person -> place
-        self.used: set[str] = set()  # verbs, objects and places
-        self.news: list[str] = []  # who got something new to do, or to help with
-        self.facts: set[Fact] = set()  # that were true at some time
-        self.sentences = 0
-        start = self._opening()
-        done = 0
-        while start not in (THE_END, ""):
-            self._recap(start) if start in (NOW, WHAT, WHERE, WHO) else self._new(start)
-            done += 1
-            start = draw.pick(self._starts(done))
-        if start:
-            draw.pick(("",))
-        self.ended, self.text, self.cost = start == THE_END, draw.text, draw.cost
-
-    @property
-    def is_tale(self) -> bool:
-        return self.shape.people[1] == 1
-
-    def facts_now(self) -> set[Fact]:
-        return {(p, thing, self.at[p]) for p, (verb, thing) in self.does.items() if verb != HELPS}
-
-    def line(self, person: str) -> str:
-        """What a person does, as recaps and answers say it."""
-        return f"Now {person} {' '.join(self.does[person])} {self.at[person]}."
-
-    def _opening(self) -> str:
-        """A sentence for each person; returns how the sentence after them starts."""
-        fewest, most = self.shape.people
-        start = " " + self.draw.word([self.cast[0]] if self.cast else PEOPLE)
-        while start[1:] in PEOPLE and start[1:] not in self.at:
-            self._act(start[1:])
-            count = len(self.at)
-            more = 0.0 if count == most else 1.0 if count < fewest else 0.5
-            names = {f" {p}": 1.0 for p in PEOPLE if p not in self.at}
-            start = self.draw.pick(shares((more, names), (1 - more, self._starts(0))))
-        return start
-
-    def _starts(self, done: int) -> dict[str, float]:
-        """How the next sentence may start."""
-        fewest, most = self.shape.rounds
-        stop = 0.0 if done < fewest else 1 / (most - done + 1)
-        names = ("She" if next(iter(self.at)) in SHE else "He",) if self.is_tale else self.at
-        return shares(
-            (stop * self.shape.the_end, {THE_END: 1.0}),
-            (stop * (1 - self.shape.the_end), {"": 1.0}),
-            ((1 - stop) * self.shape.recaps, {NOW: 3.0, WHAT: 1.0, WHERE: 1.0, WHO: 1.0}),
-            ((1 - stop) * (1 - self.shape.recaps), {f" {name}": 1.0 for name in names}),
-        )
-
-    def _new(self, start: str) -> None:
-        """Somebody does something else from now on."""
-        person = start[1:] if start[1:] in self.at else next(iter(self.at))
-        self._act(person)
-        self.news.append(person)
-
-    def _act(self, person: str) -> None:
-        draw = self.draw
-        helps = 2.0 * (self.shape.helpers and len(self.at) >= self.shape.people[0])
-        odds = {verb: 1.0 / len(VERBS) for verb in VERBS if verb not in self.used}
-        verb = draw.word(shares((1.0, odds), (helps if len(self.at) > 1 else 0.0, {HELPS: 1.0})))
-        if verb == HELPS:
-            thing = draw.word(p for p in self.at if p != person)
-            place = self.at[thing]
-        else:
-            kept = self.cast[1] if self.cast else next(iter(self.does.values()), ("", ""))[1] if self.is_tale else ""
-            thing = draw.word([kept] if kept else [o for o in OBJECTS if o not in self.used])
-            last = {self.at.get(person)} if self.is_tale else self.used
-            place = draw.word(p for p in PLACES if p not in last)
-            self.used |= {verb, thing, place}
-        draw.say(".")
-        self.does[person], self.at[person] = (verb, thing), place
-        self._note()
-
-    def _note(self) -> None:
-        """Counts the sentence and records the facts that are true after it."""
-        self.sentences += 1
-        new = self.facts_now() - self.facts
-        if self.training and new & RESERVED:
-            raise Redraw
-        self.facts |= new
-
-    def _recap(self, start: str) -> None:
-        """Something true, with or without a question before it."""
-        if start == WHO:
-            place = self.draw.word(dict.fromkeys(self.at.values(), 1.0))
-            self.draw.say("? Now")
-            person = self.draw.word(p for p, at in self.at.items() if at == place)
-        else:
-            person = self.draw.word([*self.at])
-            if start != NOW:
-                self.draw.say(f" do? Now {person}" if start == WHAT else f"? Now {person}")
-        self.draw.say(self.line(person).removeprefix(f"Now {person}"))
-        self.sentences += 1
-
-
-def shares(*groups: tuple[float, Mapping[str, float]]) -> dict[str, float]:
-    """One set of odds in which each group keeps its weight, split as the group says."""
-    return {o: weight * w / sum(odds.values()) for weight, odds in groups if weight for o, w in odds.items()}
-
-
-def text_story(draw: Draw, *, training: bool = False) -> Story:
-    """A text of the text track: a scene with questions, or a tale with its title."""
-    if draw.pick({TODAY: 0.75, TITLE: 0.25}) == TODAY:
-        return Story(draw, SCENE, training=training)
-    person = draw.word(PEOPLE)
-    draw.say(" and")
-    thing = draw.word(OBJECTS)
-    draw.say(f". {TODAY}")
-    return Story(draw, TALE, cast=(person, thing), training=training)
-
-
-def shaped_story(draw: Draw, shape: Shape, *, cast: tuple[str, str] | None = None, training: bool = False) -> Story:
-    """A story without a title."""
-    draw.say(TODAY)
-    return Story(draw, shape, cast=cast, training=training)
-
-
-def random_for(*key: object) -> random.Random:
-    """A generator of its own for every record, so that record i never depends on the others."""
-    return random.Random("|".join(map(str, key)))
-
-
-def until_allowed(write: Callable[[], Story]) -> Story:
-    """Draws again until no reserved fact holds."""
-    while True:
-        try:
-            return write()
-        except Redraw:
-            continue
-
-
-def tell(rng: random.Random, shape: Shape, *, cast: tuple[str, str] | None = None, training: bool = False) -> Story:
-    return until_allowed(lambda: shaped_story(Draw(rng), shape, cast=cast, training=training))
-
-
-def replay(text: str, shape: Shape, *, cast: tuple[str, str] | None = None) -> Story:
-    """Reads a text back into its state; raises `Illegal` where it does not follow."""
-    return shaped_story(Draw(text=text), shape, cast=cast)
 
 
 def floor_nats_per_byte(size: int = 1000, seed: int = 0) -> float:
@@ -282,8 +63,8 @@ def floor_nats_per_byte(size: int = 1000, seed: int = 0) -> float:
     return (cost + size * math.log(kept / size)) / num_bytes
 
 
-def _story(split: Split, seed: int, i: int) -> Story:
-    rng = random_for("text", split, seed, i)
+def _story(split: Split, seed: int, i: int, track: str = "text") -> Story:
+    rng = random_for(track, split, seed, i)
     return until_allowed(lambda: text_story(Draw(rng), training=True))
 
 
@@ -294,9 +75,9 @@ def text(split: Split, seed: int, i: int) -> Record:
 # --- chat, writing requests, preferences and the checkable reward -------------------------------------------------
 
 
-def question_chat(split: Split, seed: int, i: int) -> Record:
+def question_chat(split: Split, seed: int, i: int, track: str = "question") -> Record:
     """A story and one to three questions; in the holdout all of its facts are reserved."""
-    rng = random_for("question", split, seed, i)
+    rng = random_for(track, split, seed, i)
     story = tell(rng, TOLD, training=split == "train")
     if split == "holdout":
         story = renamed(story, TOLD, rng)
@@ -341,7 +122,7 @@ def writing_chat(split: Split, seed: int, i: int) -> Record:
 
 def story_chat(split: Split, seed: int, i: int) -> Record:
     """A plain text of the text track on request, so that SFT does not unlearn pretraining."""
-    story = _story(split, f"chat {seed}", i)
+    story = _story(split, seed, i, "story chat")
     turns = [{"role": "user", "content": "Tell me something."}, {"role": "assistant", "content": story.text}]
     return {"messages": turns, "kind": "story"}
 
@@ -395,7 +176,8 @@ KINDS = {
     "reasoning": ("who", "news", "helper"),
     "generation": ("what", "where"),
 }
-"""What is asked. `news`: the newest verb, two of three people having changed theirs; `helper`: where somebody is who was only said to help another."""
+"""What is asked. `news`: the newest verb, where two of three people have changed theirs; `helper`: the place of one
+who was only said to help another."""
 TASKS = tuple(KINDS)
 
 
@@ -404,9 +186,7 @@ def task_items(name: str, size: int = 400, seed: int = 0) -> list[Record]:
 
     So no rule about positions ("the last one mentioned") is right in more than a third."""
     kinds = KINDS[name]
-    return [
-        _item(kinds[i % len(kinds)], i // len(kinds) % 3, random_for("item", name, seed, i)) for i in range(size)
-    ]
+    return [_item(kinds[i % len(kinds)], i // len(kinds) % 3, random_for("item", name, seed, i)) for i in range(size)]
 
 
 def _item(kind: str, number: int, rng: random.Random) -> Record:
@@ -443,32 +223,11 @@ def _story_for(kind: str, number: int, rng: random.Random) -> tuple[Story, str]:
             return told, [*told.at][[*story.at].index(person)]
 
 
-def renamed(story: Story, shape: Shape, rng: random.Random) -> Story:
-    """The same story with people, objects and places exchanged, so that all its facts are reserved ones."""
-    said = re.findall(r"\w+", story.text)
-    while True:
-        swap: dict[str, str] = {}
-        for person, thing, place in sorted(story.facts):
-            fits = [
-                new
-                for new in RESERVED_IN_ORDER
-                if all(
-                    swap[old] == word if old in swap else word not in said and word not in swap.values()
-                    for old, word in zip((person, thing, place), new, strict=True)
-                )
-            ]
-            if not fits:
-                break
-            swap |= zip((person, thing, place), rng.choice(fits), strict=True)
-        else:
-            return replay(re.sub(r"\w+", lambda word: swap.get(word[0], word[0]), story.text), shape)
-
-
 def chat_items(size: int = 400, seed: int = 0) -> list[Record]:
     """Held-out chat questions with the exact answer, for a checked-answer rate."""
     items = []
     for i in range(size):
-        turns = question_chat("holdout", f"items {seed}", i)["messages"]
+        turns = question_chat("holdout", seed, i, "chat items")["messages"]
         items.append({"messages": turns[:1], "target": turns[1]["content"]})
     return items
 
