@@ -2,7 +2,7 @@
 
 When a change is meant to rebuild (a kind's `version` was raised, a recipe was changed):
 
-    python tests/contract/test_fingerprints.py --update
+    python tests/contract/test_golden_fingerprints.py --update
 """
 
 import json
