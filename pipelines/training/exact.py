@@ -217,7 +217,7 @@ class ExactTrainerMixin(_Base):
         root, step = Path(self.args.output_dir), self.state.global_step
         work = root / ".partial"
         state = {
-            "step": step,
+            "world_size": self.args.world_size,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.lr_scheduler.state_dict(),
         }
@@ -243,6 +243,9 @@ class ExactTrainerMixin(_Base):
 
     def _restore(self, folder: Path) -> None:
         state = checkpoints.load_state(folder)
+        before, now = state["world_size"], self.args.world_size
+        if before != now and self.args.process_index == 0:
+            print(f"notice: saved by {before} processes, resumed by {now}: same batches, other rounding", flush=True)
         self.optimizer.load_state_dict(state["optimizer"])
         self.lr_scheduler.load_state_dict(state["scheduler"])
 
@@ -307,9 +310,10 @@ class _Flow(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         trainer, step = self.trainer, state.global_step
-        values = {**trainer._step_values, **trainer.step_metrics(step)}
+        trainer.metrics_log.stop_clock()
+        values = {**trainer._step_values, **trainer.step_metrics(step), **self._evaluation(step)}
         trainer.metrics_log.step(step, values, trainer.tokens_of_step(step - 1))
-        self._evaluate(step)
+        trainer.metrics_log.restart_clock()
         trainer._due |= step % trainer.exact.checkpoint_every == 0 or step >= args.max_steps or trainer._stop
         if trainer._due and step % trainer.steps_per_rollout == 0:
             control.should_save, trainer._due = True, False
@@ -320,8 +324,10 @@ class _Flow(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         self.trainer.metrics_log.restart_clock()
 
-    def _evaluate(self, step: int) -> None:
+    def _evaluation(self, step: int) -> Mapping[str, float]:
+        """Numbers of the holdout, where they are due; `eval_loss` among them."""
         exact = self.trainer.exact
-        if exact.evaluate and exact.evaluate_every and step % exact.evaluate_every == 0:
-            self.trainer.metrics_log.evaluation(step, exact.evaluate(self.trainer.model))
-            self.trainer.metrics_log.restart_clock()
+        if not (exact.evaluate and exact.evaluate_every and step % exact.evaluate_every == 0):
+            return {}
+        scores = exact.evaluate(self.trainer.model)
+        return {**scores, "eval_loss": scores["holdout_loss"]} if "holdout_loss" in scores else scores

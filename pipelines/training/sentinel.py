@@ -125,22 +125,20 @@ class MetricsLog:
         """Whatever came since the last step is not training."""
         self._since = time.perf_counter()
 
+    def stop_clock(self) -> None:
+        """The step is over; what follows until `step` and `restart_clock` is not training."""
+        self._pending.last_seconds = time.perf_counter() - self._since
+
     def step(self, step: int, values: Mapping[str, float], tokens: int) -> None:
         """Note one optimizer step; `values` has loss, learning_rate, grad_norm and what the trainer adds."""
-        now = time.perf_counter()
-        self._pending.add(values["loss"], tokens, now - self._since)
-        self._since = now
+        self._pending.add(values["loss"], tokens)
         self.tokens += tokens
         self.seconds += self._pending.last_seconds
-        if step % self._every == 0 or step == 1 or step >= self._max_steps:
+        if step % self._every == 0 or step == 1 or step >= self._max_steps or "eval_loss" in values:
             line = {"step": step, **values, "loss": self._pending.mean_loss}
             line |= {"tokens_per_second": self._pending.rate, "tokens": self.tokens, "seconds": round(self.seconds, 4)}
             self._append(line | {"max_steps": self._max_steps})
             self._pending = _Pending()
-
-    def evaluation(self, step: int, values: Mapping[str, float]) -> None:
-        """Note an evaluation on the holdout after this step."""
-        self._append({"step": step, **values, "seconds": round(self.seconds, 4), "max_steps": self._max_steps})
 
     @property
     def tokens_per_second(self) -> float:
@@ -169,11 +167,10 @@ class _Pending:
         self.losses: list[float] = []
         self.tokens, self.seconds, self.last_seconds = 0, 0.0, 0.0
 
-    def add(self, loss: float, tokens: int, seconds: float) -> None:
+    def add(self, loss: float, tokens: int) -> None:
         self.losses.append(loss)
         self.tokens += tokens
-        self.seconds += seconds
-        self.last_seconds = seconds
+        self.seconds += self.last_seconds
 
     @property
     def mean_loss(self) -> float:
