@@ -222,12 +222,16 @@ def trl112(updates: int) -> list[float]:
 CANDIDATES: dict[str, Callable[[int], list[float]]] = {"ours": ours, "plain": plain, "trl112": trl112}
 
 
-def measure(name: str, updates: int, threads: int, folder: str | None) -> float:
+def measure(name: str, given: argparse.Namespace) -> float:
     """Median seconds of an update in a process of its own, the first left out."""
-    path = os.pathsep.join([*([folder] if folder else []), str(Path(__file__).parents[1])])
-    command = [sys.executable, __file__, "--only", name, "--updates", str(updates), "--threads", str(threads)]
+    path = os.pathsep.join([*([given.trl112] if name == "trl112" else []), str(Path(__file__).parents[1])])
+    command = [sys.executable, __file__, "--only", name, "--updates", str(given.updates)]
+    command += ["--threads", str(given.threads), "--clock", given.clock]
     done = subprocess.run(
-        command, env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)}, capture_output=True, text=True
+        command,
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": str(given.threads)},
+        capture_output=True,
+        text=True,
     )
     if done.returncode:
         raise SystemExit(f"{name}: {done.stderr[-2000:]}")
@@ -239,10 +243,13 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: for a machine that is not quiet")
     parser.add_argument("--trl112", metavar="FOLDER", help="where trl 1.12 was installed with pip --target")
     parser.add_argument("--only", choices=CANDIDATES, help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    if given.clock == "cpu":
+        time.perf_counter = time.process_time  # every candidate's clock, that of metrics.jsonl too
     if given.only:
         print(json.dumps(CANDIDATES[given.only](given.updates)))
         return
@@ -250,8 +257,7 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(given.rounds):
         for name in names:
-            folder = given.trl112 if name == "trl112" else None
-            seconds[name].append(measure(name, given.updates, given.threads, folder))
+            seconds[name].append(measure(name, given))
     best = {name: min(values) for name, values in seconds.items()}
     ratios = {f"ratio_to_{name}": round(best["ours"] / best[name], 3) for name in names[1:]}
     parameters = sum(p.numel() for p in DecoderForCausalLM(config()).parameters())
