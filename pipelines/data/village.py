@@ -112,8 +112,8 @@ ANY_TALE = Shape(people=(1, 1), rounds=(0, 99), helpers=False, the_end=0.5)
 class Story:
     """The state of a small village and the grammar that tells about it.
 
-    In one story every verb is used once, and so is every object and place unless it is a tale of one person: there the
-    object of the cast stays the same, and the place only has to differ from the last."""
+    In a scene every verb, object and place is used once, so a word leads to the words that were said after it. In a
+    tale of one person the object stays the same, and each verb and place only has to differ from the one before."""
 
     def __init__(self, draw: Draw, shape: Shape, *, cast: tuple[str, str] | None = None, training: bool = False):
         self.draw, self.shape, self.cast, self.training = draw, shape, cast, training
@@ -177,7 +177,8 @@ class Story:
     def _act(self, person: str) -> None:
         draw = self.draw
         helps = 2.0 * (self.shape.helpers and len(self.at) >= self.shape.people[0])
-        odds = {verb: 1.0 / len(VERBS) for verb in VERBS if verb not in self.used}
+        taken = {self.at.get(person), self.does.get(person, ("",))[0]} if self.is_tale else self.used
+        odds = {verb: 1.0 for verb in VERBS if verb not in taken}
         verb = draw.word(shares((1.0, odds), (helps if len(self.at) > 1 else 0.0, {HELPS: 1.0})))
         if verb == HELPS:
             thing = draw.word(p for p in self.at if p != person)
@@ -185,8 +186,7 @@ class Story:
         else:
             kept = self.cast[1] if self.cast else next(iter(self.does.values()), ("", ""))[1] if self.is_tale else ""
             thing = draw.word([kept] if kept else [o for o in OBJECTS if o not in self.used])
-            last = {self.at.get(person)} if self.is_tale else self.used
-            place = draw.word(p for p in PLACES if p not in last)
+            place = draw.word(p for p in PLACES if p not in taken)
             self.used |= {verb, thing, place}
         draw.say(".")
         self.does[person], self.at[person] = (verb, thing), place
