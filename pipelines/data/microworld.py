@@ -128,7 +128,7 @@ def story_chat(split: Split, seed: int, i: int) -> Record:
 
 
 def chat(split: Split, seed: int, i: int) -> Record:
-    return (question_chat, writing_chat, question_chat, story_chat)[i % 4](split, seed, i)
+    return (question_chat, writing_chat, question_chat, writing_chat, story_chat)[i % 5](split, seed, i)
 
 
 def story_reward(completion: str, person: str, object: str, length: int) -> float:
@@ -159,14 +159,16 @@ def preference(split: Split, seed: int, i: int) -> Record:
 
 
 def _broken(told: str, rng: random.Random) -> str:
-    """Two neighbouring words of one sentence exchanged."""
-    parts = told.split(". ")
-    k = rng.randrange(len(parts) - 1)
-    words = parts[k].split(" ")
-    j = rng.randrange(len(words) - 1)
-    words[j], words[j + 1] = words[j + 1], words[j]
-    parts[k] = " ".join(words)
-    return ". ".join(parts)
+    """One sentence goes wrong: two neighbouring words exchanged, or the verb or the place of the one before again."""
+    sentences = [sentence.split(" ") for sentence in told.split(". ")]
+    k = rng.randrange(1, len(sentences) - 1)
+    j = rng.randrange(6)
+    if j < 3:
+        sentences[k][j], sentences[k][j + 1] = sentences[k][j + 1], sentences[k][j]
+    else:
+        again = -3 if j == 3 else -1
+        sentences[k][again] = sentences[k - 1][again]
+    return ". ".join(" ".join(words) for words in sentences)
 
 
 # --- benchmark items: exact answers, four options, balanced positions ---------------------------------------------
