@@ -12,6 +12,7 @@ os.environ.update(
     CUDA_VISIBLE_DEVICES=os.environ.get("CUDA_VISIBLE_DEVICES", ""),
     GLOO_SOCKET_IFNAME="lo",
     TQDM_DISABLE="1",
+    OMP_NUM_THREADS="1",  # tiny models: more threads only wait for each other
 )
 
 import pytest

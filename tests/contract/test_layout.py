@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 CODE = sorted([*(ROOT / "pipelines").rglob("*.py"), *(ROOT / "custom_models").rglob("*.py")])
 RANK = {"errors": 0, "recipe": 1, "plan": 2, "store": 3, "run": 4, "report": 4, "cli": 5}
 WORKER = {"data": 10, "training": 11, "evaluation": 12, "stages": 13}
+EVERYWHERE = {"pipelines.stages.base"}  # what a job is given: read by training and evaluation too
 
 
 def functions(path: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -39,13 +40,16 @@ def test_files_and_functions_stay_short() -> None:
 
 
 def test_keyword_arguments_are_spelled_out() -> None:
-    """Only transformers' protocol in custom_models and reward functions take what they do not name."""
+    """Only transformers' protocols (models, callbacks) and reward functions take what they do not name."""
     allowed = {"rewards.py"}
     swallowing = [
         (path.name, function.name)
         for path in CODE
         for function in functions(path)
-        if function.args.kwarg and "custom_models" not in path.parts and path.name not in allowed
+        if function.args.kwarg
+        and "custom_models" not in path.parts
+        and path.name not in allowed
+        and not function.name.startswith("on_")
     ]
     assert swallowing == []
 
@@ -60,6 +64,8 @@ def test_imports_point_down() -> None:
     for path in (ROOT / "pipelines").rglob("*.py"):
         room = path.relative_to(ROOT / "pipelines").parts[0].removesuffix(".py")
         for module in imported(path):
+            if module in EVERYWHERE:
+                continue
             other = module.split(".")[1]
             for ranks in (RANK, WORKER):
                 if room in ranks and other in ranks and ranks[other] > ranks[room]:
@@ -77,12 +83,12 @@ def test_nothing_unsafe_is_in_the_code() -> None:
         r"\bimport pickle|pickle\.load|torch\.load\(|weights_only=False|shell=True|allow_pickle=True"
         r"|yaml\.load\(|trust_remote_code=True|\beval\(|\bexec\("
     )
-    found = [
-        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
-        for path in CODE
-        for number, line in enumerate(path.read_text().splitlines(), 1)
-        if unsafe.search(line) and ".eval()" not in line and not line.lstrip().startswith("#")
-    ]
+    found = []
+    for path in CODE:
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            code = re.sub(r"`[^`]*`", "", line)  # docstrings may name what they forbid
+            if unsafe.search(code) and ".eval()" not in code and not code.lstrip().startswith("#"):
+                found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
     assert found == []
 
 
