@@ -94,9 +94,10 @@ def test_nothing_unsafe_is_in_the_code() -> None:
 
 @pytest.mark.parametrize("verb", ["check", "plan", "show"])
 def test_looking_imports_no_torch(verb: str, tmp_path: Path) -> None:
+    arguments = [verb, "recipes/demo.yaml", "--json", *(["--store", str(tmp_path)] if verb == "plan" else [])]
     script = (
-        "import sys; from pipelines.cli import main; code = 0\n"
-        f"try: code = main([{verb!r}, 'recipes/demo.yaml', '--json'] + ({['--store', str(tmp_path)]!r} if {verb!r} == 'plan' else []))\n"
+        "import sys; from pipelines.cli import main\n"
+        f"try: code = main({arguments!r})\n"
         "except SystemExit as stop: code = stop.code\n"
         "heavy = {'torch', 'transformers', 'datasets', 'accelerate', 'trl', 'numpy', 'pandas'} & set(sys.modules)\n"
         "print(sorted(heavy), file=sys.stderr); sys.exit(1 if heavy or code else 0)"
