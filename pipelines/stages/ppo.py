@@ -50,7 +50,7 @@ def run(ctx: StageContext) -> Metrics:
     )
     reward = _reward(ctx, config, tokens, args.device)
     evaluate = partial(_held_out, prompts=_first(held_out), reward=reward, settings=settings, seed=ctx.job.seed)
-    policy.to(device=args.device)
+    policy.to(args.device)  # type: ignore[arg-type]  # transformers wraps `to` and loses its types
     before = evaluate(policy)
     clock.lap("scoring_before")
     trainer = PPOTrainer(
@@ -87,7 +87,7 @@ def _reward(ctx: StageContext, config: PpoStage, tokens: Tokens, device: torch.d
     folder = ctx.inputs["reward_model"]
     require_same_tokenizer(ctx.inputs["model"], folder)
     model = custom_models.DecoderForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
-    return RewardModel(model.to(device=device), tokens.pad_id)
+    return RewardModel(model.to(device), tokens.pad_id)  # type: ignore[arg-type]
 
 
 def _first(rows: PromptRows) -> list[Prompt]:
