@@ -70,7 +70,15 @@ class OneSeparatorTask(ConfigurableTask):
 
     def doc_to_target(self, doc: Any, doc_to_target: Any = None) -> Any:
         target = super().doc_to_target(doc, doc_to_target)
+        if isinstance(target, list):
+            return [self._bare(one) if isinstance(one, str) else one for one in target]
         return self._bare(target) if isinstance(target, str) else target
+
+    def process_results(self, doc: Any, results: Any) -> dict[str, Any]:
+        """A completion begins with the separator, which belongs to the target no more than to the prompt."""
+        if self.OUTPUT_TYPE == "generate_until":
+            results = [self._bare(result) if isinstance(result, str) else result for result in results]
+        return super().process_results(doc, results)
 
     def construct_requests(
         self, doc: Any, ctx: Any, metadata: Any = None, apply_chat_template: bool = False, chat_template: Any = None

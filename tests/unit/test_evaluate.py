@@ -195,6 +195,34 @@ def test_a_loglikelihood_target_gets_one_separator_too(subject, tmp_path, target
     assert task.instances[0].args == ("Mia is in the", " garden")
 
 
+GENERATION = """\
+task: mine
+dataset_path: json
+dataset_kwargs: {data_files: {test: items.jsonl}}
+test_split: test
+output_type: generate_until
+doc_to_text: prompt
+doc_to_target: target
+generation_kwargs: {until: ["."], max_gen_toks: 24, do_sample: false}
+metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "right"),
+    [(" Now Zoe finds books. Now", 1.0), ("Now Zoe finds books.", 1.0), (" Now Zoe finds cups.", 0.0)],
+)
+def test_a_greedy_sentence_is_right_with_and_without_the_separator(subject, tmp_path, monkeypatch, said, right):
+    path = write_task(tmp_path, GENERATION)
+    items = [
+        {"prompt": "What does Zoe do?", "target": target} for target in ("Now Zoe finds books", " Now Zoe finds books")
+    ]
+    (path.parent / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
+    monkeypatch.setattr(subject, "complete", lambda prompts, *, max_new_tokens: [subject.encode(said) for _ in prompts])
+    (row,) = score(subject, path)
+    assert (row["metric"], row["value"], row["n"]) == ("exact_match", right, 2)
+
+
 def test_a_target_without_a_prompt_starts_the_text(subject, tmp_path):
     path = write_task(tmp_path, TASK.replace("doc_to_text: question", 'doc_to_text: ""'))
     task = TaskFile.read(path).build("mine", tmp_path / "scratch")
