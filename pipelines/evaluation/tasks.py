@@ -9,11 +9,10 @@ import datasets
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.config.task import TaskConfig as LmEvalConfig
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from pipelines.data import microworld
 from pipelines.errors import DataError
+from pipelines.recipe.task_files import read_task
 
 OURS = {"builtin", "size", "seed", "chat"}
 """Keys of our own: a built-in item generator with its size and seed; `chat: true` always asks in chat form."""
@@ -118,7 +117,7 @@ class TaskFile:
 
     @classmethod
     def read(cls, path: Path) -> "TaskFile":
-        values = _load_yaml(path)
+        values = read_task(path)
         known = {field.name for field in dataclasses.fields(LmEvalConfig)} - CALLABLE
         for key in values:
             if key in CALLABLE:
@@ -181,29 +180,6 @@ class TaskFile:
         if isinstance(files, str):
             return files if "://" in files else str((self.path.parent / files).resolve())
         return [self._absolute(file) for file in files]
-
-
-def _load_yaml(path: Path) -> dict[str, Any]:
-    """Plain values only: a tag such as lm-eval's `!function` would run code of somebody's."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    try:
-        values = YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        what = getattr(error, "problem", None) or _first_line(error)
-        if "!function" in text:
-            what = "`!function` is not read, since it would run code; write the rows as they are to be asked"
-        raise DataError(f"{path}{place}: {what}") from error
-    if not isinstance(values, dict):
-        raise DataError(f"{path}: a task file is a mapping of keys to values")
-    if "group" in values:
-        raise DataError(f"{path}: groups are not read; name the tasks one by one in the recipe")
-    included = values.pop("include", None)
-    return (_load_yaml(path.parent / included) if included else {}) | values
 
 
 def _first_line(error: Exception) -> str:

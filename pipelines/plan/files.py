@@ -3,11 +3,8 @@
 import hashlib
 import json
 import os
-import re
 import time
 from pathlib import Path
-
-from pipelines.recipe.paths import find
 
 _RACY_NANOSECONDS = 2_000_000_000
 """A file younger than this may still change without its time stamp changing, so it is not cached (git: racy)."""
@@ -53,20 +50,6 @@ class Digests:
         except OSError:
             return  # a read-only store is no reason to fail
         self._changed = False
-
-
-def task_files(name: str, recipe: Path) -> list[Path]:
-    """The task's own YAML file and what it includes; empty for tasks that a library brings."""
-    path = find(name, "tasks", ".yaml", recipe)
-    found: list[Path] = []
-    pending = [path] if path else []
-    while pending:
-        path = pending.pop(0)
-        if path not in found:
-            found.append(path)
-            included = re.findall(r"^\s*include:\s*[\"']?([^\s\"'#]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
-            pending += [path.parent / name for name in included if (path.parent / name).is_file()]
-    return found
 
 
 def format_of(path: str) -> str:

@@ -12,10 +12,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from pipelines.errors import KeyPath, Problem, RecipeError
-from pipelines.plan.files import format_of, task_files
+from pipelines.plan.files import format_of
 from pipelines.plan.pins import Pins
 from pipelines.recipe.base import ArtifactKind, Consumes, LocalFile, Reads, Section
-from pipelines.recipe.data import Dataset, Format
+from pipelines.recipe.data import MICROWORLD_VERSION, Dataset, Format
 from pipelines.recipe.model import ModelConfig
 from pipelines.recipe.paths import chat_template, expand
 from pipelines.recipe.root import Recipe
@@ -30,6 +30,7 @@ from pipelines.recipe.stages import (
     StageConfig,
     TokenizerStage,
 )
+from pipelines.recipe.task_files import find_task
 from pipelines.recipe.tree import format_path
 
 
@@ -81,7 +82,10 @@ class Job(Section):
     model: ModelConfig | None = None
     """For a pretrain job that starts from random weights."""
     files: dict[str, str] = Field(default_factory=dict)
-    """Local files that decide the result (absolute path -> sha256): dataset files, chat template, task files."""
+    """Local files that decide the result (absolute path -> sha256): dataset files, chat template, task files and
+    their rows."""
+    world: int | None = None
+    """Version of the built-in world, where the job takes rows, questions or rewards from it."""
     inputs: dict[str, Input] = Field(default_factory=dict)
     """Role -> artifact. Roles: `dataset`, `tokenizer`, `model`, `reward_model`, `data.0`, `data.1`, ... (a mixture,
     sorted by fingerprint), and for tasks of evaluate `task.<i>.data`, `task.<i>.reward_model`, ..."""
@@ -118,6 +122,8 @@ class Job(Section):
             facts["seed"] = self.seed
         if self.model is not None:
             facts["model"] = self.model.meaning()
+        if self.world is not None:
+            facts["world"] = self.world
         if self.files:
             facts["files"] = [[format_of(path), digest] for path, digest in self.files.items()]
         if self.inputs:
@@ -231,7 +237,9 @@ class _Planner:
             config = config.model_copy(update={"max_length": None})  # the default, written out
         fresh = isinstance(config, PretrainStage) and config.model is None
         self._open.remove(name)
-        return [self._add(name, name, config, inputs, files, model=self.recipe.model if fresh else None)]
+        model = self.recipe.model if fresh else None
+        reads_world = getattr(config, "reward_funcs", None) in REWARD_FUNCTIONS
+        return [self._add(name, name, config, inputs, files, model, reads_world)]
 
     def _add(
         self,
@@ -241,12 +249,16 @@ class _Planner:
         inputs: dict[str, Input],
         files: dict[str, str] | None = None,
         model: ModelConfig | None = None,
+        reads_world: bool = False,
     ) -> Job:
         seed = None
         if config.draws:
             own = getattr(config, "seed", None)
             seed = self.recipe.seed if own is None else own
-        job = Job(name=name, stage=stage, config=config, seed=seed, model=model, files=files or {}, inputs=inputs)
+        world = MICROWORLD_VERSION if reads_world else None
+        job = Job(
+            name=name, stage=stage, config=config, seed=seed, model=model, files=files or {}, world=world, inputs=inputs
+        )
         if self.jobs.setdefault(name, job) != job:
             key = ("stages", stage) if stage in self.recipe.stages else ("data", stage)
             raise self._problem(key, f"'{name}' is also the name of a derived job; rename one of them")
@@ -271,14 +283,18 @@ class _Planner:
         tokenizer = self.tokenizer_of(model)
         inputs = {"model": _read(self.stage(model)[0])}
         files: dict[str, str] = {}
+        reads_world = any(task.reward_funcs in REWARD_FUNCTIONS for task in config.tasks)
         for index, task in enumerate(config.tasks):
-            files |= {str(path): self.digest(path) for path in task_files(task.name, self.path)}
+            if local := find_task(task.name, self.path):
+                files |= {str(path): self.digest(path) for path in local.files}
+                reads_world |= "builtin" in local.values
             if task.data is not None:
                 inputs[f"task.{index}.data"] = _read(self._tokens(task.data, tokenizer))
             if task.reward_funcs is not None:
                 key = ("stages", name, "tasks", index, "reward_funcs")
                 inputs |= self._rewarding(key, task.reward_funcs, tokenizer, f"task.{index}.reward_model")
-        return self._add(f"{name}-{model}", name, config.model_copy(update={"models": (model,)}), inputs, files)
+        config = config.model_copy(update={"models": (model,)})
+        return self._add(f"{name}-{model}", name, config, inputs, files, reads_world=reads_world)
 
     def _rewarding(self, key: KeyPath, function: str, tokenizer: str, role: str) -> dict[str, Input]:
         if function in REWARD_FUNCTIONS:
@@ -328,7 +344,7 @@ class _Planner:
             if not paths:
                 self._note(("data", name, "files"), f"no file matches '{pattern}'")
             files |= {str(path): self.digest(path) for path in paths}
-        return self._add(f"data-{name}", name, DataJob(dataset=dataset), {}, files)
+        return self._add(f"data-{name}", name, DataJob(dataset=dataset), {}, files, reads_world=bool(dataset.builtin))
 
     def _pinned(self, name: str, dataset: Dataset) -> Dataset:
         if self.pins is None or dataset.hub is None:

@@ -10,6 +10,8 @@ from pipelines.recipe.base import Bare, LocalFile, Reads, Section
 
 Format = Literal["text", "chat", "preference", "prompt"]
 
+MICROWORLD_VERSION = 1
+"""Raised with every change of what the built-in world says, which makes everything that reads it stale."""
 # Mirrors the tracks of `pipelines.data.microworld`; a contract test keeps the two equal.
 BUILTIN: dict[str, Format] = {
     "microworld/text": "text",

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipelines.errors import KeyPath
+from pipelines.errors import DataError, KeyPath
 from pipelines.recipe import paths
 from pipelines.recipe.base import ArtifactKind, Consumes, Reads, Section
 from pipelines.recipe.data import Dataset
@@ -20,6 +20,7 @@ from pipelines.recipe.stages import (
     TokenizerStage,
     TrainStage,
 )
+from pipelines.recipe.task_files import find_task
 from pipelines.recipe.words import did_you_mean
 
 MAKES = {
@@ -45,6 +46,7 @@ def find_wrong_references(outline: Outline, recipe_path: Path) -> Iterator[Fault
                 yield from _lengths(at, stage, outline)
             case EvaluateStage():
                 yield from _tasks(at, stage, outline)
+                yield from _task_files(at, stage, recipe_path)
         if isinstance(stage, PretrainStage):
             yield from _random_start(at, stage, outline)
     yield from _circles(outline)
@@ -226,6 +228,16 @@ def _tasks(at: KeyPath, stage: EvaluateStage, outline: Outline) -> Iterator[Faul
         if name == "reward" and positions and completion and completion >= positions:
             message = f"{completion} leaves no room for a prompt: the model's max_position_embeddings is {positions}"
             yield Fault((*here, "max_completion_length"), message)
+
+
+def _task_files(at: KeyPath, stage: EvaluateStage, recipe_path: Path) -> Iterator[Fault]:
+    for index, task in enumerate(given(stage, "tasks") or ()):
+        name = given(task, "name") if isinstance(task, TaskConfig) else None
+        if name:
+            try:
+                find_task(name, recipe_path)
+            except DataError as error:
+                yield Fault((*at, "tasks", index, "name"), str(error))
 
 
 def _tokenizers(outline: Outline) -> Iterator[Fault]:

@@ -11,8 +11,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -112,7 +112,24 @@ def _run(task: Task, workdir: Path, rank: int) -> Metrics:
 
         torch.set_num_threads(task.launch.threads)  # the libraries may have been loaded before this job was known
     context = StageContext(job=task.job, inputs=task.inputs, workdir=workdir, launch=task.launch)
-    return _plain(STAGES[task.job.kind](context))
+    with _group_left():
+        return _plain(STAGES[task.job.kind](context))
+
+
+@contextmanager
+def _group_left() -> Iterator[None]:
+    """A rank that still has its process group when the first one exits may be aborted; so all leave it, together if
+    the job went well. Where it did not, the others may never come."""
+    went_well = False
+    try:
+        yield
+        went_well = True
+    finally:
+        group = getattr(sys.modules.get("torch"), "distributed", None)
+        if group is not None and group.is_available() and group.is_initialized():
+            if went_well:
+                group.barrier()
+            group.destroy_process_group()
 
 
 def _note_attempt(record: Path, begun: str, outcome: Mapping[str, Any]) -> None:

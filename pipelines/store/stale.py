@@ -65,6 +65,7 @@ def differences(previous: Mapping[str, Any], job: Job, position: Position) -> li
         return [f"{job.name} was a {old.kind} stage"]
     return [
         *_version(previous.get("version"), job),
+        *_world(old, job),
         *_values(old, job, position),
         *_files(old, job),
         *_inputs(old, job),
@@ -74,6 +75,11 @@ def differences(previous: Mapping[str, Any], job: Job, position: Position) -> li
 def _version(old: int | None, job: Job) -> Iterator[str]:
     if old != job.config.version:
         yield f"this program makes {job.kind} another way (version {old} → {job.config.version})"
+
+
+def _world(old: Job, new: Job) -> Iterator[str]:
+    if old.world != new.world and new.world is not None:
+        yield f"the built-in world says other things (version {_shown(old.world, ())} → {new.world})"
 
 
 def _values(old: Job, new: Job, position: Position) -> Iterator[str]:

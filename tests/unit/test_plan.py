@@ -129,6 +129,54 @@ def test_a_task_file_counts_with_what_it_includes(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("data_files", ["rows.jsonl", "{test: rows.jsonl}", "{test: [r*.jsonl]}"])
+def test_the_rows_of_a_task_file_count_by_content(tmp_path: Path, data_files: str) -> None:
+    recipe = chain()
+    recipe["stages"]["evaluate"]["tasks"].append("riddles")
+    (tmp_path / "tasks").mkdir()
+    text = f"dataset_path: json\ndataset_kwargs: {{data_files: {data_files}}}\n"
+    (tmp_path / "tasks" / "riddles.yaml").write_text(text)
+    rows = tmp_path / "tasks" / "rows.jsonl"
+    rows.write_text('{"question": 1}\n')
+    before = fingerprints(planned(tmp_path, recipe))
+    rows.write_text('{"question": 2}\n')
+    after = fingerprints(planned(tmp_path, recipe))
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"evaluate-pretrain", "evaluate-sft", "evaluate-ppo"}
+    rows.unlink()
+    with pytest.raises(RecipeError, match=r"tiny.yaml:\d+:\d+: stages.evaluate.tasks\[2\].*no file matches"):
+        planned(tmp_path, recipe)
+
+
+@pytest.mark.parametrize(
+    "text", ["- 1", "a: [", "include: riddles.yaml", "include: gone.yaml", "include: [a]", "a: \xff"]
+)
+def test_a_bad_task_file_is_a_fault_of_the_recipe(tmp_path: Path, text: str) -> None:
+    recipe = chain()
+    recipe["stages"]["evaluate"]["tasks"].append("riddles")
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "riddles.yaml").write_text(text, encoding="latin-1")
+    with pytest.raises(RecipeError, match=r"stages.evaluate.tasks\[2\].*riddles.yaml|gone.yaml"):
+        planned(tmp_path, recipe)
+
+
+def test_the_version_of_the_world_counts_where_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = chain()
+    recipe["stages"]["ppo"]["reward_funcs"] = "village_story"
+    recipe["stages"]["plain"] = {
+        "kind": "evaluate",
+        "models": "pretrain",
+        "tasks": [{"name": "bits_per_byte", "data": "tales"}],
+    }
+    recipe["stages"]["asked"] = {"kind": "evaluate", "models": "pretrain", "tasks": ["microworld/reasoning"]}
+    before = planned(tmp_path, recipe)
+    monkeypatch.setattr("pipelines.plan.jobs.MICROWORLD_VERSION", 9)
+    after = planned(tmp_path, recipe)
+    changed = {job.name for job in before.jobs if job.world != after.by_name[job.name].world}
+    assert changed == {"data-chats", "data-pairs", "data-asks", "ppo", "asked-pretrain"}
+    assert {name for name in changed if before.by_name[name].fingerprint == after.by_name[name].fingerprint} == set()
+
+
 def test_hub_data_need_a_pinned_commit(tmp_path: Path) -> None:
     recipe = chain()
     recipe["data"]["more"] = {"hub": "org/stories"}

@@ -80,6 +80,13 @@ def test_another_version_of_the_program(tmp_path: Path) -> None:
     assert told == ["this program makes sft another way (version 0 → 1)"]
 
 
+def test_another_version_of_the_world(tmp_path: Path) -> None:
+    plan, position = loaded_plan(tmp_path, chain())
+    job = plan.by_name["data-chats"]
+    manifest = {"job": job.model_dump(mode="json") | {"world": 0}, "version": job.config.version}
+    assert differences(manifest, job, position) == [f"the built-in world says other things (version 0 → {job.world})"]
+
+
 @pytest.mark.parametrize("manifest", [{}, {"job": {"name": "sft"}}])
 def test_a_job_that_cannot_be_read_any_more(tmp_path: Path, manifest: dict[str, Any]) -> None:
     plan, position = loaded_plan(tmp_path, chain())
