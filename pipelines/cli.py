@@ -43,7 +43,7 @@ def check(options: argparse.Namespace) -> int:
     """Every mistake in the recipe, with its place."""
     from pipelines.recipe.load import find_problems
 
-    problems = find_problems(options.recipe, options.set)
+    problems = find_problems(options.recipe, options.set, options.launch)
     if options.json:
         fields = ("file", "line", "column", "path", "message")
         _print_json({"problems": [{name: getattr(problem, name) for name in fields} for problem in problems]})
@@ -259,15 +259,13 @@ class _Work:
         from pipelines.run.launcher import open_door
 
         launch = self.loaded.recipe.launch.of(job.stage)
-        if self.options.launch:
-            launch = launch.model_copy(update={"config": self.options.launch})
         return open_door(launch, getattr(job.config, "mixed_precision", "no"), self.loaded.path)
 
 
 def _load(options: argparse.Namespace) -> "LoadedRecipe":
     from pipelines.recipe.load import load_recipe
 
-    return load_recipe(options.recipe, options.set)
+    return load_recipe(options.recipe, options.set, options.launch)
 
 
 def _print_json(value: Any) -> None:

@@ -8,12 +8,13 @@ import dataclasses
 import math
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
 
 from pipelines.data.village import (
     ANY_TALE,
+    HE,
     HELP,
     HELPS,
     ITEM,
@@ -22,7 +23,9 @@ from pipelines.data.village import (
     PEOPLE,
     PLACES,
     RESERVED,
+    SHE,
     TALE,
+    THE_END,
     TOLD,
     VERBS,
     WHAT,
@@ -142,20 +145,36 @@ def story_reward(completion: str, person: str, object: str, length: int) -> floa
 
 
 def preference(split: Split, seed: int, i: int) -> Record:
-    """The chosen story keeps the wish; the rejected one has exactly one fault."""
+    """The chosen story keeps the wish; the rejected one is the same but for exactly one fault.
+
+    Where two stories differ only in the fault, nothing else can be learnt from the pair."""
     asked, rng = wish(split, seed, i, "preferences"), random_for("pair", split, seed, i)
     person, thing, length = asked["person"], asked["object"], asked["length"]
-    chosen, rejected, fault = tale(rng, person, thing, length, True), "", FAULTS[i % len(FAULTS)]
-    if fault == "broken":
-        rejected = _broken(tale(rng, person, thing, length, True), rng)
+    other_length = rng.choice([n for n in (2, *LENGTHS, 6) if n != length])
+    sentences = re.findall(r"[^.]+\.", tale(rng, person, thing, max(length, other_length), False))
+    chosen, fault = "".join(sentences[:length]) + THE_END, FAULTS[i % len(FAULTS)]
+    if fault == "length":
+        rejected = "".join(sentences[:other_length]) + THE_END
     elif fault == "ending":
-        rejected = tale(rng, person, thing, length, False)
+        rejected = "".join(sentences[:length])
+    elif fault == "broken":
+        rejected = _broken(chosen, rng)
     else:
-        other = rng.choice([p for p in PEOPLE if p != person]) if fault == "person" else person
-        item = rng.choice([o for o in OBJECTS if o != thing]) if fault == "object" else thing
-        told = rng.choice([n for n in (2, *LENGTHS, 6) if n != length]) if fault == "length" else length
-        rejected = tale(rng, other, item, told, True)
+        rejected = _recast(chosen, *((person, PEOPLE) if fault == "person" else (thing, OBJECTS)), rng)
     return asked | {"chosen": chosen, "rejected": rejected, "fault": fault}
+
+
+def _recast(told: str, old: str, words: Sequence[str], rng: random.Random) -> str:
+    """The same story with another person or object, and without reserved facts."""
+    while True:
+        new = rng.choice([word for word in words if word != old])
+        recast = told.replace(old, new)
+        if new in HE:
+            recast = recast.replace(" She ", " He ")
+        elif new in SHE:
+            recast = recast.replace(" He ", " She ")
+        if not replay(recast, ANY_TALE).facts & RESERVED:
+            return recast
 
 
 def _broken(told: str, rng: random.Random) -> str:

@@ -12,15 +12,20 @@ from pipelines.recipe.tree import Node, Place, Unreadable, format_path, read_tre
 from pipelines.recipe.words import closest, did_you_mean, is_typo
 
 SET = "--set"
+LAUNCH = "--launch"
 NAME = "the stage's name"
 
 
-def read_layers(path: Path, overrides: Sequence[str], problems: list[Problem]) -> tuple[Node, tuple[str, ...]]:
+def read_layers(
+    path: Path, overrides: Sequence[str], launch: str | None, problems: list[Problem]
+) -> tuple[Node, tuple[str, ...]]:
     """One tree of all layers, without `extends` and `like`, each stage with its kind, and the names of all stages;
     a stage whose kind cannot be known is reported and left out of the tree. Raises Unreadable."""
     tree = _with_parent(path, _read(path, problems), problems)
     for number, override in enumerate(overrides, start=1):
         tree = _with_override(tree, override, Place(SET, number, 1), problems)
+    if launch is not None:
+        tree = _with_launch(tree, launch)
     stages = tree.child("stages")
     names: tuple[str, ...] = ()
     if stages is not None and isinstance(stages.value, dict):
@@ -98,6 +103,21 @@ def _with_override(tree: Node, override: str, place: Place, problems: list[Probl
     except _NoWay as no_way:
         problems.append(Problem(*place, dotted, str(no_way)))
         return tree
+
+
+def _with_launch(tree: Node, name: str) -> Node:
+    """One launch file for all stages, also for those to which the recipe gives their own: it says which machine."""
+    place = Place(LAUNCH, 1, 1)
+    file = Node(name, place, place, via=LAUNCH)
+    launch = _spelt_out(tree.child("launch") or Node(None, place, place, via=LAUNCH), "config", ("launch",))
+    if not isinstance(launch.value, dict):
+        return tree  # that it is none is told anyway
+    stages = launch.child("stages")
+    if stages is not None and isinstance(stages.value, dict):
+        short = {stage: _spelt_out(own, "config", ("launch", "stages", stage)) for stage, own in stages.value.items()}
+        own = {stage: node.having("config", file) if node.child("config") else node for stage, node in short.items()}
+        launch = launch.having("stages", replace(stages, value=own))
+    return tree.having("launch", launch.having("config", file))
 
 
 def _parse_path(dotted: str) -> KeyPath:

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from pipelines.errors import KeyPath, Problem, RecipeError
-from pipelines.recipe.layers import NAME, SET, read_layers
+from pipelines.recipe.layers import LAUNCH, NAME, SET, read_layers
 from pipelines.recipe.model import STYLES
 from pipelines.recipe.outline import Fault, outline_of, outline_of_whole
 from pipelines.recipe.references import find_wrong_references
@@ -34,7 +34,7 @@ class LoadedRecipe:
         node, reached = self.tree.nearest(path)
         if reached != path and self._is_unwritten(node, path, reached):
             return self._unwritten(node, path)
-        if node.via == SET or node.via == NAME:
+        if node.via in (SET, LAUNCH, NAME):
             return node.via
         at = f"{node.place.file}:{node.place.line}"
         return f"{node.via} at {at}" if node.via else at
@@ -54,23 +54,25 @@ class LoadedRecipe:
         return "default"
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
-    """Read, extend, override and check one recipe. Raises RecipeError with all the problems."""
-    loaded, problems = _load(Path(path), overrides)
+def load_recipe(path: Path, overrides: Sequence[str] = (), launch: str | None = None) -> LoadedRecipe:
+    """Read, extend, override and check one recipe. Raises RecipeError with all the problems.
+
+    `launch` is the launch file to take for all stages, instead of the recipe's own."""
+    loaded, problems = _load(Path(path), overrides, launch)
     if problems or loaded is None:
         raise RecipeError(problems)
     return loaded
 
 
-def find_problems(path: Path, overrides: Sequence[str] = ()) -> list[Problem]:
+def find_problems(path: Path, overrides: Sequence[str] = (), launch: str | None = None) -> list[Problem]:
     """All that is wrong with a recipe, by place; empty for a good one."""
-    return _load(Path(path), overrides)[1]
+    return _load(Path(path), overrides, launch)[1]
 
 
-def _load(path: Path, overrides: Sequence[str]) -> tuple[LoadedRecipe | None, list[Problem]]:
+def _load(path: Path, overrides: Sequence[str], launch: str | None) -> tuple[LoadedRecipe | None, list[Problem]]:
     problems: list[Problem] = []
     try:
-        tree, stage_names = read_layers(path, overrides, problems)
+        tree, stage_names = read_layers(path, overrides, launch, problems)
     except Unreadable as unreadable:
         return None, _tidy([*problems, *unreadable.problems])
     recipe = None if problems else _validated(tree)

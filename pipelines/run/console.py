@@ -1,4 +1,4 @@
-"""What a person sees while jobs run: a live line from metrics.jsonl, or a plain line every ten seconds."""
+"""What a person sees while jobs run: a live line from metrics.jsonl, or a plain line every ten seconds where there is news."""
 
 import json
 import os
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 PLAIN_SECONDS = 10.0
+IDLE_SECONDS = 30.0
+"""Without a new step: it loads, evaluates or saves."""
 _LIVE_SECONDS = 0.2
 _NOTE = "note: "
 """Lines of a log that begin so are shown; the rest stays in the log."""
@@ -60,7 +62,7 @@ class Follower:
         self._log = _Tail(record / "log.txt", from_end=True)
         self._newest: dict[str, Any] = {}
         self._shown_at = self._started = time.monotonic()
-        self._said = ""
+        self._said, self._said_at = "", self._started
         self._bar: Progress | None = None
 
     def tick(self) -> None:
@@ -79,10 +81,11 @@ class Follower:
             self._draw(now - self._started)
             return
         text = progress(self._newest)
-        elapsed = duration(now - self._started)
-        # The same step as ten seconds ago: it loads, evaluates or saves.
-        self._console.say(f"  {self._name} {text if text and text != self._said else f'{elapsed} so far'}")
-        self._said = text
+        if text == self._said and now - self._said_at < IDLE_SECONDS:
+            return
+        shown = text if text != self._said else f"{duration(now - self._started)} so far"
+        self._said, self._said_at = text, now
+        self._console.say(f"  {self._name} {shown}")
 
     def end(self) -> None:
         """Take the live line away and show the last notes."""

@@ -30,9 +30,13 @@ class InPlaceRunner(Runner):
 
     def run_here(self, jobs: Sequence[Job]) -> int:
         """Run these jobs in every rank of the group. Returns the exit code."""
+        from pipelines.run.worker import leave_group
+
         group = _Group()
         if group.rank != 0:
-            return group.follow()
+            code = group.follow()
+            leave_group(together=code == 0)
+            return code
         self.here = frozenset(job.name for job in jobs if job.kind not in LIGHT_KINDS)
         self._group = group
         code = 1
@@ -41,6 +45,7 @@ class InPlaceRunner(Runner):
             code = 0
         finally:
             group.dismiss(code)
+            leave_group(together=code == 0)
         return code
 
     def settings(self, job: Job) -> LaunchSettings:

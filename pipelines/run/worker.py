@@ -11,8 +11,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,7 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
         store = ArtifactStore(workdir.parents[1])
         held = _rank() != 0 or _is_open_as_stdin(store.lock_path(job))
         with nullcontext() if held else store.lock(job):
-            return run_job(workdir)
+            code = run_job(workdir)
+            leave_group(together=code == 0)
+            return code
     except PipelineError as error:  # there is nothing to run, or somebody else runs it
         print(error, file=sys.stderr)
         return error.exit_code
@@ -112,24 +114,18 @@ def _run(task: Task, workdir: Path, rank: int) -> Metrics:
 
         torch.set_num_threads(task.launch.threads)  # the libraries may have been loaded before this job was known
     context = StageContext(job=task.job, inputs=task.inputs, workdir=workdir, launch=task.launch)
-    with _group_left():
-        return _plain(STAGES[task.job.kind](context))
+    return _plain(STAGES[task.job.kind](context))
 
 
-@contextmanager
-def _group_left() -> Iterator[None]:
-    """A rank that still has its process group when the first one exits may be aborted; so all leave it, together if
-    the job went well. Where it did not, the others may never come."""
-    went_well = False
-    try:
-        yield
-        went_well = True
-    finally:
-        group = getattr(sys.modules.get("torch"), "distributed", None)
-        if group is not None and group.is_available() and group.is_initialized():
-            if went_well:
-                group.barrier()
-            group.destroy_process_group()
+def leave_group(*, together: bool) -> None:
+    """At the end of a process: a rank that still has its process group when the first one exits may be aborted.
+
+    `together` where all went well; where it did not, the others may never come."""
+    group = getattr(sys.modules.get("torch"), "distributed", None)
+    if group is not None and group.is_available() and group.is_initialized():
+        if together:
+            group.barrier()
+        group.destroy_process_group()
 
 
 def _note_attempt(record: Path, begun: str, outcome: Mapping[str, Any]) -> None:

@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipelines.errors import ArtifactError
+
 MANIFEST = "manifest.json"
 FORMAT = 1
 
 
-class Damaged(Exception):
+class Damaged(ArtifactError):
     """A published folder does not match its manifest."""
 
 

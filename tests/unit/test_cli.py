@@ -118,8 +118,27 @@ def test_an_unknown_stage_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_an_unknown_launch_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", str(write(tmp_path, chain())), "--launch", "cpo", "--stage", "pretrain"]) == 4
+    assert main(["run", str(write(tmp_path, chain())), "--launch", "cpo", "--stage", "pretrain"]) == 2
     assert "did you mean 'cpu" in capsys.readouterr().err
+
+
+def test_a_launch_file_of_the_command_line_is_checked_and_wins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = chain()
+    recipe["launch"] = {"config": "cpu", "stages": {"sft": "cpu", "dpo": {"checkpoint_every": 3}}}
+    (tmp_path / "accelerate").mkdir()
+    (tmp_path / "accelerate" / "cpu-3.yaml").write_text("use_cpu: true\nnum_processes: 3\n")
+    path = str(write(tmp_path, recipe))
+    assert main(["show", path, "--launch", "cpu-2"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("cpu-2 ") == 2 and shown.count("# --launch") == 2
+    for verb in ("check", "plan", "run", "pretrain"):
+        assert main([verb, path, "--launch", "cpu-3"]) == 2
+        assert "stages.sft.global_batch_size: 8 is not a multiple of 3 processes (launch file cpu-3)" in (
+            capsys.readouterr().err
+        )
+    assert not (tmp_path / "artifacts").exists()
 
 
 def test_a_run_with_everything_cached_imports_no_torch(tmp_path: Path) -> None:

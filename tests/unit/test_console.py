@@ -47,7 +47,10 @@ def test_without_a_terminal_one_plain_line_now_and_then(
     follower.tick()
     assert capsys.readouterr().err.splitlines() == ["  sft: resumed at step 400", f"  sft {progress(LINE)}"]
     follower.tick()
-    assert "so far" in capsys.readouterr().err, "the same step again is not repeated"
+    assert capsys.readouterr().err == "", "the same step again is no news"
+    monkeypatch.setattr(console, "IDLE_SECONDS", 0.0)
+    follower.tick()
+    assert "so far" in capsys.readouterr().err, "that it still runs is said now and then"
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1}) + "\n")
     follower.tick()
     assert "sft 1/1000" in capsys.readouterr().err, "a resumed job shortens the file"
