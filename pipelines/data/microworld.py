@@ -41,7 +41,7 @@ from pipelines.data.village import (
     tell,
     text_story,
     until_allowed,
-)  # fmt: skip
+)
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
 UNKNOWN = "I do not know."
@@ -160,7 +160,8 @@ def preference(split: Split, seed: int, i: int) -> Record:
     elif fault == "broken":
         rejected = _broken(chosen, rng)
     else:
-        rejected = _recast(chosen, *((person, PEOPLE) if fault == "person" else (thing, OBJECTS)), rng)
+        old, words = (person, PEOPLE) if fault == "person" else (thing, OBJECTS)
+        rejected = _recast(chosen, old, words, rng)
     return asked | {"chosen": chosen, "rejected": rejected, "fault": fault}
 
 
