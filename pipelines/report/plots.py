@@ -9,7 +9,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from pipelines.data import microworld
+from pipelines.report import floor
 from pipelines.report.collect import Report, StageFacts
 from pipelines.report.figures import thinned
 
@@ -18,6 +18,8 @@ INK = "#010203"
 BLUE, ORANGE, GREY = "#4c86c6", "#d9822b", "#8a8f98"
 POINTS = 300
 SIZE = (4.6, 2.35)
+FLOOR_TEXTS = 200
+"""Texts from which the entropy is known well enough for a line."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,12 @@ def _loss(stage: StageFacts, lines: Sequence[dict[str, Any]], report: Report) ->
         _series(lines, "loss", "training", smooth=True),
         _series(lines, "holdout_loss", "holdout", colour=ORANGE, dotted=True),
     ]
-    floor = _floor(stage, report)
+    entropy = _entropy(stage, report)
     drawn = [line for line in series if line]
     if not drawn:
         return None
     unit = "nats per token" if stage.kind in ("pretrain", "sft") else "nats per pair"
-    return Plot(stage.name, f"loss, {unit}", _svg(drawn, xlabel="step", floor=floor))
+    return Plot(stage.name, f"loss, {unit}", _svg(drawn, xlabel="step", entropy=entropy))
 
 
 def _accuracy(stage: StageFacts, lines: Sequence[dict[str, Any]], report: Report) -> Plot | None:
@@ -153,20 +155,19 @@ def _smoothed(values: Sequence[float]) -> list[float]:
     ]
 
 
-def _floor(stage: StageFacts, report: Report) -> float | None:
+def _entropy(stage: StageFacts, report: Report) -> float | None:
     """Entropy per predicted token of the built-in text, where a stage was trained on nothing else."""
     tokens = [report.stage(name) for role, name in stage.inputs.items() if role.startswith("data.")]
     if stage.kind != "pretrain" or len(tokens) != 1:
         return None
-    dataset = report.resolved["data"].get(tokens[0].stage, {})
-    counts = tokens[0].metrics
-    if dataset.get("builtin") != "microworld/text" or not {"bytes", "tokens", "rows"} <= set(counts):
+    bits, counts = floor.bits_per_byte(report, tokens[0].stage, FLOOR_TEXTS), tokens[0].metrics
+    if bits is None or not {"bytes", "tokens", "rows"} <= set(counts):
         return None
     predicted = float(counts["tokens"]) - float(counts["rows"])  # the first token of a text is given
-    return microworld.floor_nats_per_byte(200) * float(counts["bytes"]) / predicted
+    return bits * math.log(2) * float(counts["bytes"]) / predicted
 
 
-def _svg(series: Sequence[Series], *, xlabel: str, floor: float | None = None) -> str:
+def _svg(series: Sequence[Series], *, xlabel: str, entropy: float | None = None) -> str:
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -189,13 +190,13 @@ def _svg(series: Sequence[Series], *, xlabel: str, floor: float | None = None) -
         axes = figure.subplots()
         for line in series:
             _draw(axes, line)
-        if floor is not None:
-            axes.axhline(floor, color=GREY, linewidth=1, linestyle=(0, (2, 2)), label="entropy of the text")
+        if entropy is not None:
+            axes.axhline(entropy, color=GREY, linewidth=1, linestyle=(0, (2, 2)), label="entropy of the text")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.5)
         axes.set_xlabel(xlabel)
         axes.margins(x=0.02)
-        if len(series) + (floor is not None) > 1:
+        if len(series) + (entropy is not None) > 1:
             axes.legend(frameon=False, loc="best", handlelength=1.4)
         out = StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipelines.report import floor
 from pipelines.report.collect import Report, ScoreFacts
 
 NOISE = 3
@@ -33,7 +34,7 @@ class Row:
     task: str
     metric: str
     note: str
-    """Settings worth a word: shots, items."""
+    """Settings worth a word: shots, items; the entropy of a text, where it is known."""
     cells: list[Cell | None]
     """One per column; None where this model was not asked."""
 
@@ -90,6 +91,9 @@ def _row(found: dict[str, ScoreFacts], columns: Sequence[str], report: Report) -
     first = next(iter(found.values()))
     shots = first.settings.get("num_fewshot") or 0
     note = f"{first.n:,} items" + (f", {shots} shot{'s' if shots > 1 else ''}" if shots else "")
+    kind, _, dataset = first.task.partition("/")
+    entropy = floor.bits_per_byte(report, dataset, first.n) if kind == "bits_per_byte" else None
+    note += f", entropy {entropy:.3f}" if entropy is not None else ""
     cells = [_cell(found[name], _parent(name, found, report)) if name in found else None for name in columns]
     return Row(first.task, first.metric, note, cells)
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from fake_run import VALUES, fake_plan, fake_run
 from rich.console import Console
 
+from pipelines.data import microworld
 from pipelines.report import collect, lineage
 from pipelines.report.collect import Report, ScoreFacts, load_report, write_report
 from pipelines.report.figures import seconds_text, short, thinned
@@ -230,6 +232,16 @@ def test_curves_are_drawn_of_every_stage_and_a_torn_last_line_is_passed_over(who
 def test_the_entropy_of_the_built_in_text_is_drawn_where_nothing_else_was_read(whole):
     with_floor = [plot.stage for plot in plots(read(whole)) if "entropy of the text" in plot.svg]
     assert with_floor == ["pretrain"]
+
+
+def test_the_entropy_of_the_built_in_text_stands_beside_its_bits_per_byte(whole):
+    report = read(whole)
+    notes = {row.task: row.note for table in tables(report) for row in table.rows}
+    expected = microworld.floor_nats_per_byte(500) / math.log(2)  # of at most so many of the holdout's own texts
+    assert notes["bits_per_byte/village"] == f"1,000 items, entropy {expected:.3f}"
+    assert [task for task, note in notes.items() if "entropy" in note] == ["bits_per_byte/village"]
+    texts = [row["text"] for row in microworld.generate("text", "holdout", 3)]
+    assert texts == [microworld._story("holdout", 0, number).text for number in range(3)]
 
 
 def test_the_lineage_goes_from_left_to_right(whole):
