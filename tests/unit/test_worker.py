@@ -75,6 +75,30 @@ def test_a_metric_that_is_no_number_is_a_mistake_of_the_stage(workdir: Path, mon
     assert "metric 'loss' is nan" in outcome(workdir)["message"]
 
 
+@pytest.mark.parametrize("error", [None, MachineError("no GPU")])
+def test_a_process_leaves_its_group_at_its_end_and_waits_for_the_others_where_all_went_well(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    import torch.distributed as group
+
+    waited = []
+
+    def stage(ctx: object) -> dict[str, Any]:
+        group.init_process_group("gloo", store=group.HashStore(), rank=0, world_size=1)
+        monkeypatch.setattr(group, "barrier", lambda: waited.append(True))
+        if error:
+            raise error
+        return {}
+
+    monkeypatch.setattr(worker, "STAGES", {"data": stage})
+    try:
+        worker.main([str(workdir)])
+        assert not group.is_initialized() and len(waited) == (error is None)
+    finally:
+        if group.is_initialized():
+            group.destroy_process_group()
+
+
 def test_another_rank_leaves_its_own_words(workdir: Path, monkeypatch: pytest.MonkeyPatch, job: Job) -> None:
     def stage(ctx: object) -> dict[str, Any]:
         raise ValueError("rows differ")
