@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.errors import PipelineError, RecipeError, Stopped
+from pipelines.errors import PipelineError, RecipeError, Stopped, of_the_machine
 from pipelines.recipe.stages import STAGE_KINDS
 
 if TYPE_CHECKING:
@@ -37,6 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `plan | head`
         sys.stderr.close()
         return 0
+    except (OSError, MemoryError) as error:
+        told = of_the_machine(error)
+        if not isinstance(told, PipelineError):
+            raise
+        print(told, file=sys.stderr)
+        return told.exit_code
 
 
 def check(options: argparse.Namespace) -> int:
@@ -83,8 +89,7 @@ def run(options: argparse.Namespace) -> int:
     """What the recipe has not finished yet, then the report."""
     work = _Work(options)
     if options.stage:
-        work.runner.run(work.plan.named(options.stage))
-        return 0
+        return _build(work, options.stage)
     work.runner.run(work.plan.jobs)
     names = {job.name for job in work.plan.jobs}
     work.links.keep_only(names)
@@ -96,10 +101,14 @@ def run(options: argparse.Namespace) -> int:
 
 def stage(options: argparse.Namespace) -> int:
     """One kind of stage, and what it needs."""
+    return _build(_Work(options), options.verb)
+
+
+def _build(work: "_Work", name: str) -> int:
+    """The jobs of a name, and what they need; in this process group where a launcher made one."""
     from pipelines.run.in_place import InPlaceRunner, is_launched
 
-    work = _Work(options)
-    targets = work.plan.named(options.verb)
+    targets = work.plan.named(name)
     if is_launched():
         return work.make_runner(InPlaceRunner).run_here(targets)
     work.runner.run(targets)
@@ -259,7 +268,16 @@ class _Work:
         from pipelines.run.launcher import open_door
 
         launch = self.loaded.recipe.launch.of(job.stage)
-        return open_door(launch, getattr(job.config, "mixed_precision", "no"), self.loaded.path)
+        precision = getattr(job.config, "mixed_precision", "no")
+        return open_door(launch, precision, self.loaded.path, self._by_hand(job))
+
+    def _by_hand(self, job: "Job") -> list[str]:
+        """Arguments that build one job as this run does."""
+        options = self.options
+        given = ["run", str(options.recipe), "--stage", job.name, "--store", str(options.store)]
+        given += [part for override in options.set for part in ("--set", override)]
+        given += ["--launch", options.launch] if options.launch else []
+        return given + (["--rebuild"] if options.rebuild else [])
 
 
 def _load(options: argparse.Namespace) -> "LoadedRecipe":

@@ -108,7 +108,7 @@ class Duration(Section):
             return value
         if isinstance(value, dict | list | tuple):
             raise ValueError("is one value with its unit: '600M tokens', '2 epochs' or '300 steps'")
-        text = str(value)
+        text = "null" if value is None else str(value)
         found = _DURATION.fullmatch(text.strip())
         unit = found and (found[3] if found[3] in _UNITS.values() else _UNITS.get(found[3]))
         if not found or not unit:

@@ -1,4 +1,4 @@
-"""What a person sees while jobs run: a live line from metrics.jsonl, or a plain line every ten seconds where there is news."""
+"""What a person sees while jobs run: a live line, or every ten seconds a plain one if there is news."""
 
 import json
 import os
@@ -37,7 +37,7 @@ class Console:
     def begin(self, name: str, reason: str, command: str | None) -> None:
         self.say(f"+ {name:<24} {reason}".rstrip())
         if command:
-            self.say(self._dim(f"  {command}"))
+            self.say(self._dim(f"  by hand: {command}"))
 
     def done(self, name: str, seconds: float, metrics: Mapping[str, Any]) -> None:
         self.say(f"{self._green('✓')} {name:<24} {duration(seconds):>7}  {summary(metrics)}".rstrip())

@@ -48,6 +48,8 @@ class Door:
     config: Path
     """The Accelerate file, always given: without it Accelerate would read one of the user's own."""
     precision: str
+    by_hand: tuple[str, ...] = ()
+    """Arguments of this program that build the job in the processes of a launch."""
 
     @property
     def warm(self) -> bool:
@@ -55,19 +57,21 @@ class Door:
         return self.settings.device == "cpu" and self.settings.num_processes == 1 and self.settings.num_machines == 1
 
     def command(self, workdir: Path) -> list[str]:
-        """The line that a person could type to run the job of a working folder by hand."""
+        """What starts the job of a working folder."""
+        return [*self._launch(), "-m", "pipelines.run.worker", str(workdir)]
+
+    def line(self) -> str:
+        """What a person may type instead, now or later, with paths below the current folder made short."""
+        return shlex.join(map(_short, [*self._launch(), "-m", "pipelines", *self.by_hand]))
+
+    def _launch(self) -> list[str]:
         beside = Path(sys.executable).with_name("accelerate")
-        launcher = [str(beside)] if beside.exists() else [sys.executable, "-m", "accelerate.commands.launch"]
-        command = [*launcher, *(["launch"] if beside.exists() else []), "--config_file", str(self.config)]
-        command += ["--mixed_precision", self.precision]
+        launcher = [str(beside), "launch"] if beside.exists() else [sys.executable, "-m", "accelerate.commands.launch"]
+        command = [*launcher, "--config_file", str(self.config), "--mixed_precision", self.precision]
         command += ["--num_cpu_threads_per_process", str(self.settings.threads or _cores(self.settings.num_processes))]
         if self.settings.num_machines == 1:
             command += ["--main_process_port", "0"]  # any free port, so that two runs never meet
-        return [*command, "-m", "pipelines.run.worker", str(workdir)]
-
-    def line(self, workdir: Path) -> str:
-        """The command as a shell takes it, with paths below the current folder made short."""
-        return shlex.join(_short(part) for part in self.command(workdir))
+        return command
 
 
 def _short(part: str) -> str:
@@ -75,7 +79,7 @@ def _short(part: str) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else part
 
 
-def open_door(launch: Launch, precision: str, recipe: Path) -> Door:
+def open_door(launch: Launch, precision: str, recipe: Path, by_hand: Sequence[str] = ()) -> Door:
     """Resolve launch settings and their Accelerate file."""
     file = read_accelerate(launch.config, recipe)
     if file.mixed_precision not in (None, precision):
@@ -93,7 +97,7 @@ def open_door(launch: Launch, precision: str, recipe: Path) -> Door:
         evaluate_every=launch.evaluate_every,
         activation_checkpointing=launch.activation_checkpointing,
     )
-    return Door(settings, file.path, precision)
+    return Door(settings, file.path, precision, tuple(by_hand))
 
 
 def _cores(processes: int) -> int:

@@ -61,7 +61,8 @@ class Runner:
         needed = self._needed(targets, before)
         reasons = {name: reason for name in needed if (reason := self._why(before[name]))}
         self._refuse_costly(reasons)
-        self.store.root.mkdir(parents=True, exist_ok=True)
+        if reasons:
+            self.store.create()
         self.store.register(self.links.folder.parent)
         with self._signals.installed():
             self._warm_up([before[name].job for name in reasons])
@@ -183,7 +184,8 @@ class Runner:
         free = shutil.disk_usage(self.store.root).free
         if wanted and wanted > free:
             raise MachineError(
-                f"'{job.name}' needs about {wanted / 1e9:.1f} GB, and {self.store.root} has {free / 1e9:.1f} GB free"
+                f"'{job.name}' needs about {wanted / 1e6:,.1f} MB, and {self.store.root} has {free / 1e6:,.1f} MB free; "
+                "make room, or choose another folder by STORE (--store)"
             )
 
     def work(
@@ -194,7 +196,7 @@ class Runner:
         workdir = self.store.prepare(job, inputs, settings.model_dump(mode="json"))
         record = workdir / "record"
         record.mkdir(exist_ok=True)
-        self.console.begin(job.name, _spoken(reason), None if job.kind in LIGHT_KINDS else door.line(workdir))
+        self.console.begin(job.name, _spoken(reason), None if job.kind in LIGHT_KINDS else door.line())
         worker = start(door, job.kind, workdir, lock)
         follower = self.console.follow(job.name, record, live=job.kind not in LIGHT_KINDS)
         status = self._signals.wait(worker, follower.tick)

@@ -1,7 +1,6 @@
 """One job in this process: task.json in; output/, record/ and outcome.json out. The only door to the stages."""
 
 import argparse
-import errno
 import faulthandler
 import json
 import math
@@ -19,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from pipelines.errors import ArtifactError, MachineError, PipelineError, Stopped
+from pipelines.errors import ArtifactError, MachineError, PipelineError, Stopped, of_the_machine
 from pipelines.plan.jobs import Job
 from pipelines.run.launcher import LIGHT_KINDS, worker_environment
 from pipelines.stages.base import STAGES, LaunchSettings, Metrics, StageContext
@@ -85,7 +84,7 @@ def run_job(workdir: Path) -> int:
         outcome = _failure(Stopped(f"stopped by {error or 'SIGINT'}; run the same command again to go on"))
     except Exception as error:
         traceback.print_exc()
-        outcome = _failure(_of_the_machine(error), traceback.format_exc())
+        outcome = _failure(of_the_machine(error), traceback.format_exc())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # how it ended is known and only has to be written
     outcome |= {"seconds": round(time.monotonic() - started, 3), "time": time.time(), "rank": rank}
@@ -152,15 +151,6 @@ def _failure(error: BaseException, details: str = "") -> dict[str, Any]:
     if isinstance(error, PipelineError):
         outcome, message, code = error.outcome, str(error), error.exit_code
     return {"outcome": outcome, "message": message, "exit_code": code, "metrics": {}}
-
-
-def _of_the_machine(error: Exception) -> Exception:
-    """A full disk and exhausted memory are no bugs."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return MachineError(f"no space left on the disk while writing {error.filename or 'its output'}")
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return MachineError(f"out of memory: {error}; set launch.micro_batch_size to a smaller number")
-    return error
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

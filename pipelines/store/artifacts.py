@@ -1,5 +1,6 @@
 """Finished work, addressed by what decided it: find, lock, publish, link."""
 
+import errno
 import fcntl
 import json
 import os
@@ -13,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines.errors import ArtifactError
+from pipelines.errors import ArtifactError, MachineError
 from pipelines.plan.jobs import Job, Plan
 from pipelines.store.durable import MANIFEST, Damaged, publish, read_manifest, verify, write_json
 
@@ -65,6 +66,19 @@ class ArtifactStore:
 
     def __init__(self, root: Path):
         self.root = root.resolve()
+
+    def create(self) -> None:
+        """The folder itself, which must be one that can be written into."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            (self.root / ".locks").mkdir(exist_ok=True)
+            if not os.access(self.root, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, "no permission to write", str(self.root))
+        except OSError as error:
+            message = (
+                f"{self.root}: finished work cannot be kept here: {error.strerror}; choose a folder by STORE (--store)"
+            )
+            raise MachineError(message) from None
 
     def path(self, job: Job) -> Path:
         return self.root / job.folder

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,18 +70,28 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_printed_line_typed_by_hand_gives_the_same_weights(tmp_path: Path, warm: Path) -> None:
+    shown = sourdough(tmp_path, "pretrain", str(written(tmp_path)), "--store", "my store", "--set", "seed=3")
+    line = next(text for text in shown.splitlines() if "by hand: " in text).partition("by hand: ")[2]
+    assert "accelerate launch" in line
+    artifact = (tmp_path / "runs" / "tiny" / "pretrain").resolve()
+    finished(shlex.split(line), tmp_path)  # it is there already
+    shutil.rmtree(artifact)
+    finished(shlex.split(line), tmp_path)
+    assert artifact.parent.name == "my store" and weights(tmp_path) == weights(warm)
+
+
+def test_the_started_line_typed_by_hand_gives_the_same_weights(tmp_path: Path, warm: Path) -> None:
     path = written(tmp_path)
-    sourdough(tmp_path, "run", str(path), "--stage", "tokens-tales")
     one = [sys.executable, "-m", "pipelines", "pretrain", str(path)]
     process = subprocess.Popen(one, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    line = next(text.strip() for text in process.stderr if "accelerate launch" in text)
+    next(text for text in process.stderr if "by hand: " in text)
     process.send_signal(signal.SIGTERM)
     process.communicate()
-    assert process.returncode == 75 and partial(tmp_path).exists()
-    finished(shlex.split(line), tmp_path)
+    assert process.returncode == 75
+    finished(shlex.split((partial(tmp_path) / "command.txt").read_text()), tmp_path)
     shown = sourdough(tmp_path, "pretrain", str(path))
-    assert "accelerate launch" not in shown, "what was finished by hand is only published"
+    assert "by hand: " not in shown, "what was finished by hand is only published"
     assert weights(tmp_path) == weights(warm)
 
 

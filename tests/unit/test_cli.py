@@ -141,6 +141,23 @@ def test_a_launch_file_of_the_command_line_is_checked_and_wins(
     assert not (tmp_path / "artifacts").exists()
 
 
+@pytest.mark.parametrize("store", ["tiny.yaml", "tiny.yaml/below", "/proc/no/store"])
+def test_a_store_that_cannot_be_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], store: str) -> None:
+    assert main(["data", str(write(tmp_path, only_data())), "--store", store]) == 4
+    assert "finished work cannot be kept here" in capsys.readouterr().err
+
+
+def test_a_full_disk_in_the_driver_is_no_bug(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*anything: object) -> None:
+        raise OSError(28, "No space left on device", "runs/x")
+
+    monkeypatch.setattr("pipelines.store.artifacts.Links.point", full)
+    assert main(["data", str(write(tmp_path, only_data()))]) == 4
+    assert "no space left on the disk while writing runs/x" in capsys.readouterr().err
+
+
 def test_a_run_with_everything_cached_imports_no_torch(tmp_path: Path) -> None:
     path = str(write(tmp_path, only_data()))
     main(["data", path, "--json"])

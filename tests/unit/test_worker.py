@@ -49,6 +49,12 @@ def test_a_job_that_works(workdir: Path) -> None:
 
 STAGES: dict[str, tuple[BaseException, str, int, str]] = {
     "a full disk": (OSError(28, "No space left on device", "/data/x"), "user_error", 4, "no space left"),
+    "a locked file": (
+        PermissionError(13, "Permission denied", "/data/x"),
+        "user_error",
+        4,
+        "/data/x: Permission denied",
+    ),
     "no memory": (MemoryError(), "user_error", 4, "out of memory"),
     "a mistake": (ZeroDivisionError("division"), "bug", 1, "ZeroDivisionError: division"),
     "a signal": (KeyboardInterrupt("SIGTERM"), "stopped", 75, "stopped by SIGTERM"),
