@@ -210,7 +210,8 @@ class PPOTrainer(ExactTrainerMixin, Trainer):  # type: ignore[misc]
         """The whole rollout, alike on every process."""
         rows = self.prompts_of(number)
         rollout, settings = self._complete_and_score([self.rows[row] for row in rows.tolist()], number), self.settings
-        require_finite(rollout.scores, rows)
+        first_step = number * self.steps_per_rollout + 1
+        require_finite(rollout.scores.cpu().numpy(), rows, where=f"step {first_step}")
         return with_advantages(
             rollout,
             kl_coef=settings.kl_coef,

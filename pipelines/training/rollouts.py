@@ -133,13 +133,15 @@ def joined(prompts: Sequence[Sequence[int]], tokens: Tensor, is_token: Tensor, p
     return ids
 
 
-def require_finite(scores: Tensor, rows: np.ndarray) -> None:
+def require_finite(scores: np.ndarray, rows: np.ndarray, *, where: str) -> None:
     """Raise Diverged, naming the prompts, unless every score is a number."""
-    bad = ~scores.isfinite().cpu().numpy()
+    bad = ~np.isfinite(scores)
     if bad.any():
         numbers = sorted(set(rows[bad].tolist()))
         shown = ", ".join(map(str, numbers[:16])) + (f" and {len(numbers) - 16} more" if len(numbers) > 16 else "")
-        raise Diverged(f"the reward of prompts {shown} is not a finite number; look at the reward on these rows")
+        raise Diverged(
+            f"{where}: the reward of prompts {shown} is not a finite number; look at the reward on these rows"
+        )
 
 
 def with_advantages(
@@ -191,4 +193,6 @@ def held_out_scores(
             )
             scores = reward([ids for ids, _ in some], unpadded(tokens, is_new), [columns for _, columns in some])
             parts.append((start, scores))
-    return [score for scores in in_order(parts) for score in scores]
+    found = [score for scores in in_order(parts) for score in scores]
+    require_finite(np.array(found), np.arange(len(found)), where="holdout")
+    return found

@@ -11,6 +11,7 @@ from training_jobs import run, tokenizer_folder, weights_digest
 from transformers import AutoModelForCausalLM
 
 from pipelines.errors import DataError, Diverged
+from pipelines.rewards import REWARDS
 from pipelines.stages.base import LaunchSettings
 from pipelines.training.ppo import ActorCritic, without_dropout
 from pipelines.training.sentinel import read_metrics
@@ -102,10 +103,18 @@ def test_a_score_that_is_no_number_stops_the_run_and_names_the_prompt(tmp_path) 
 
     made = trainer(tmp_path, rollouts=2, reward=reward)
     before = weights(made)
-    with pytest.raises(Diverged, match="prompts 13 is not a finite number"):
+    with pytest.raises(Diverged, match=r"step [15]: the reward of prompts 13 is not a finite number"):
         made.train()
     if 13 in made.prompts_of(0).tolist():
         assert all(torch.equal(before[name], now) for name, now in weights(made).items())
+
+
+def test_a_held_out_score_that_is_no_number_stops_the_stage_before_its_first_step(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(REWARDS, "village_story", lambda prompts, completions, **columns: [math.nan] * len(prompts))
+    ctx = context(tmp_path, reward_funcs="village_story")
+    with pytest.raises(Diverged, match=r"holdout: the reward of prompts 0, 1, 2, .* is not a finite number"):
+        run(ctx)
+    assert not read_metrics(ctx.record / "metrics.jsonl")
 
 
 def test_a_rollout_without_any_reward_is_no_error(tmp_path) -> None:
