@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from pipelines.errors import MachineError
 from pipelines.recipe.stages import TrainStage
 
 ADAMW_SHARE = 0.15
@@ -104,11 +105,16 @@ def lr_at(step: int, settings: OptimSettings, total_steps: int) -> float:
 
 def _steps(value: float, total_steps: int) -> int:
     """A number below 1 is a share of all steps."""
-    return math.ceil(value * total_steps) if value < 1 else int(value)
+    return math.ceil(round(value * total_steps, 6)) if value < 1 else int(value)  # 0.07 * 100 is above 7
 
 
 def build_scheduler(optimizer: torch.optim.Optimizer, settings: OptimSettings, total_steps: int) -> LambdaLR:
     """One factor for every group."""
+    if not any(lr_factor(step, settings, total_steps) for step in range(min(2, total_steps))):
+        raise MachineError(
+            f"a run of {total_steps} step has no step with a learning rate, as it starts its warm-up from 0; set "
+            "warmup_steps: 0, or a longer duration"
+        )
     return LambdaLR(optimizer, lambda step: lr_factor(step, settings, total_steps))
 
 

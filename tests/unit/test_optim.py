@@ -8,6 +8,7 @@ import transformers
 from torch import nn
 
 from custom_models import DecoderConfig, DecoderForCausalLM, DecoderForSequenceClassification
+from pipelines.errors import MachineError
 from pipelines.training.optim import (
     Muon,
     OptimSettings,
@@ -70,6 +71,15 @@ def test_schedules_are_those_that_transformers_has_by_these_names(ours: str, the
 def test_no_warmup_starts_at_the_peak_and_a_share_is_of_all_steps() -> None:
     assert lr_factor(0, OptimSettings(warmup_steps=0), 10) == 1.0
     assert [lr_factor(step, OptimSettings(warmup_steps=0.2), 10) for step in (0, 1, 2)] == [0.0, 0.5, 1.0]
+    assert lr_factor(7, OptimSettings(warmup_steps=0.07), 100) == 1.0  # 0.07 * 100 is 7.000000000000001
+
+
+def test_a_run_that_would_never_have_a_learning_rate_is_refused() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    with pytest.raises(MachineError, match="no step with a learning rate"):
+        build_scheduler(optimizer, OptimSettings(warmup_steps=0.1), 1)
+    for steps, total in ((0, 1), (5, 5), (9, 5)):  # a warm-up as long as the run, or longer
+        build_scheduler(optimizer, OptimSettings(warmup_steps=steps, lr_scheduler_type="wsd"), total)
     wsd = OptimSettings(lr_scheduler_type="wsd")
     assert [lr_factor(step, wsd, 10) for step in (7, 8, 9)] == [1.0, 1.0, 0.5]
 
