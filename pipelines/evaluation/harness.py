@@ -90,7 +90,7 @@ class SubjectLM(TemplateLM):
         answers: list[str] = [""] * len(requests)
         groups: dict[int, list[int]] = {}
         for number, request in enumerate(requests):
-            groups.setdefault(_new_tokens(request.args[1]), []).append(number)
+            groups.setdefault(_new_tokens(request.args[1], self.subject.max_length), []).append(number)
         for most, numbers in groups.items():
             prompts = [self.tok_encode(requests[number].args[0]) for number in numbers]
             for number, ids in zip(numbers, self.subject.complete(prompts, max_new_tokens=most), strict=True):
@@ -98,10 +98,11 @@ class SubjectLM(TemplateLM):
         return answers
 
 
-def _new_tokens(settings: Mapping[str, Any]) -> int:
+def _new_tokens(settings: Mapping[str, Any], max_length: int) -> int:
+    """As many as the task says, or lm-eval's own 256, which a short model could not hold beside a prompt."""
     if settings.get("do_sample") or settings.get("temperature"):
         raise DataError("this task asks for sampled answers; benchmarks are answered greedily here (do_sample: false)")
-    return int(settings.get("max_gen_toks") or settings.get("max_new_tokens") or 64)
+    return int(settings.get("max_gen_toks") or settings.get("max_new_tokens") or min(256, max_length // 2))
 
 
 def _before(text: str, until: list[str] | str) -> str:

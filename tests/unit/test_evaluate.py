@@ -223,6 +223,21 @@ def test_a_greedy_sentence_is_right_with_and_without_the_separator(subject, tmp_
     assert (row["metric"], row["value"], row["n"]) == ("exact_match", right, 2)
 
 
+def test_a_task_that_does_not_say_how_long_gets_lm_evals_own_length_or_half_of_the_model(
+    subject, tmp_path, monkeypatch
+):
+    path = write_task(tmp_path, GENERATION.replace(", max_gen_toks: 24", ""))
+    (path.parent / "items.jsonl").write_text(json.dumps({"prompt": "What does Zoe do?", "target": "sing"}))
+    asked = []
+    monkeypatch.setattr(
+        subject, "complete", lambda prompts, *, max_new_tokens: asked.append(max_new_tokens) or [[] for _ in prompts]
+    )
+    for length in (128, 4096):
+        monkeypatch.setattr(subject.model.config, "max_position_embeddings", length)
+        score(subject, path)
+    assert asked == [64, 256]
+
+
 def test_a_target_without_a_prompt_starts_the_text(subject, tmp_path):
     path = write_task(tmp_path, TASK.replace("doc_to_text: question", 'doc_to_text: ""'))
     task = TaskFile.read(path).build("mine", tmp_path / "scratch")
