@@ -312,10 +312,11 @@ class _Flow(TrainerCallback):
         trainer, step = self.trainer, state.global_step
         trainer.metrics_log.stop_clock()
         values = {**trainer._step_values, **trainer.step_metrics(step), **self._evaluation(step)}
-        trainer.metrics_log.step(step, values, trainer.tokens_of_step(step - 1))
-        trainer.metrics_log.restart_clock()
         trainer._due |= step % trainer.exact.checkpoint_every == 0 or step >= args.max_steps or trainer._stop
-        if trainer._due and step % trainer.steps_per_rollout == 0:
+        saves = trainer._due and step % trainer.steps_per_rollout == 0
+        trainer.metrics_log.step(step, values, trainer.tokens_of_step(step - 1), saves=saves)
+        trainer.metrics_log.restart_clock()
+        if saves:
             control.should_save, trainer._due = True, False
             if trainer._stop and step < args.max_steps:
                 control.should_training_stop = trainer.stopped = True

@@ -129,12 +129,14 @@ class MetricsLog:
         """The step is over; what follows until `step` and `restart_clock` is not training."""
         self._pending.last_seconds = time.perf_counter() - self._since
 
-    def step(self, step: int, values: Mapping[str, float], tokens: int) -> None:
-        """Note one optimizer step; `values` has loss, learning_rate, grad_norm and what the trainer adds."""
+    def step(self, step: int, values: Mapping[str, float], tokens: int, *, saves: bool = False) -> None:
+        """Note one optimizer step; `values` has loss, learning_rate, grad_norm and what the trainer adds.
+
+        Where a checkpoint follows there is always a line: a resumed run counts on from it."""
         self._pending.add(values["loss"], tokens)
         self.tokens += tokens
         self.seconds += self._pending.last_seconds
-        if step % self._every == 0 or step == 1 or step >= self._max_steps or "eval_loss" in values:
+        if step % self._every == 0 or step == 1 or saves or "eval_loss" in values:
             line = {"step": step, **values, "loss": self._pending.mean_loss}
             line |= {"tokens_per_second": self._pending.rate, "tokens": self.tokens, "seconds": round(self.seconds, 4)}
             self._append(line | {"max_steps": self._max_steps})
