@@ -363,23 +363,11 @@ def test_metrics_have_what_a_progress_line_needs(undisturbed: PretrainTrainer) -
     assert told[0]["tokens"] == int(rows.lengths[undisturbed.rows_of_step(0)].sum())
 
 
-def test_a_run_of_few_lines_counts_all_its_tokens_also_when_it_was_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_run_of_few_lines_counts_all_its_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.training.sentinel.MOST_LINES", 4)  # every second of eight steps has a line
-
-    class Stopping(PretrainTrainer):
-        def step_metrics(self, step):
-            self._stop = step == 5
-            return {}
-
     straight = trainer(tmp_path / "straight", steps=8)
     straight.train()
-    with monkeypatch.context() as patch:
-        patch.setattr("test_exact.PretrainTrainer", Stopping)
-        stopped = trainer(tmp_path / "stopped", steps=8)
-        stopped.train()
-    assert stopped.stopped
+    trainer(tmp_path / "stopped", steps=8, callback=SignalIn(4, signal.SIGTERM)).train()
     resumed = trainer(tmp_path / "stopped", steps=8)
     resumed.train()
     assert resumed.metrics_log.tokens == straight.metrics_log.tokens > 0
