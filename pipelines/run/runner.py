@@ -3,8 +3,10 @@
 import json
 import shutil
 import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,14 @@ from pipelines.run.launcher import LIGHT_KINDS, Door, light_settings, start, war
 from pipelines.run.provenance import provenance
 from pipelines.run.signals import Signals
 from pipelines.stages.base import LaunchSettings
-from pipelines.store.artifacts import Artifact, ArtifactStore, Found, Links, look, survey
+from pipelines.store.artifacts import Artifact, ArtifactStore, Found, Held, Links, look, survey
 from pipelines.store.stale import Position, Reason, why
 
 SIDE_BY_SIDE = 2
 """Jobs without torch that run at a time."""
 _LOG_LINES = 30
+_WAIT_SECONDS = 0.2
+"""Between two looks at a lock that a run of another recipe holds."""
 
 
 class Failed(PipelineError):
@@ -139,8 +143,8 @@ class Runner:
         for source in self.plan.sources(job).values():
             if source.name not in self.found:
                 self._ensure(source)
-        self._signals.refuse()
-        with self.store.lock(job) as lock:
+        with ExitStack() as held:
+            lock = self._lock(job, held)
             again = look(job, self.store, self.found)  # another run may have finished it before we had the lock
             if again.artifact:
                 self.console.cached(job.name)
@@ -156,6 +160,21 @@ class Runner:
             artifact = self.store.publish(job, inputs, outcome["metrics"], provenance(settings, seconds))
             self.console.done(job.name, seconds, artifact.metrics)
             return artifact
+
+    def _lock(self, job: Job, held: ExitStack) -> int:
+        """Waits for a run of another recipe that makes the same; a second run of this recipe is refused."""
+        said = False
+        while True:
+            self._signals.refuse()
+            try:
+                return held.enter_context(self.store.lock(job, self.links.folder))
+            except Held as error:
+                if not error.other_recipe:
+                    raise
+                if not said:
+                    self.console.say(f"  waiting: {error}")
+                said = True
+                time.sleep(_WAIT_SECONDS)
 
     def settings(self, job: Job) -> LaunchSettings:
         """How wide a job runs."""
@@ -184,7 +203,7 @@ class Runner:
         free = shutil.disk_usage(self.store.root).free
         if wanted and wanted > free:
             raise MachineError(
-                f"'{job.name}' needs about {wanted / 1e6:,.1f} MB, and {self.store.root} has {free / 1e6:,.1f} MB free; "
+                f"'{job.name}' needs about {wanted / 1e6:,.1f} MB, and {self.store.root} has {free / 1e6:,.1f} free; "
                 "make room, or choose another folder by STORE (--store)"
             )
 

@@ -181,9 +181,10 @@ class ArtifactStore:
         return self.root / ".partial" / f".publish-{job.folder}"
 
     @contextmanager
-    def lock(self, job: Job) -> Iterator[int]:
-        """One writer per artifact. Yields the descriptor to hand to the worker: held until the last holder is gone."""
-        descriptor = self._acquire(job)
+    def lock(self, job: Job, run: Path | None = None) -> Iterator[int]:
+        """One writer per artifact; Held where there is one. Yields the descriptor to hand to the worker: held until
+        the last holder is gone. `run` is the folder of links that the job is made for."""
+        descriptor = self._acquire(job, str(run.resolve()) if run else None)
         try:
             yield descriptor
         finally:
@@ -192,7 +193,7 @@ class ArtifactStore:
     def lock_path(self, job: Job) -> Path:
         return self.root / ".locks" / f"{job.folder}.lock"
 
-    def _acquire(self, job: Job) -> int:
+    def _acquire(self, job: Job, run: str | None) -> int:
         path = self.lock_path(job)
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -200,12 +201,13 @@ class ArtifactStore:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
-            raise ArtifactError(f"'{job.name}' is being made by another run: {_owner(path)}") from None
+            raise _held(job, path, run) from None
         owner = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "command": " ".join(sys.argv),
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
+            "run": run,
         }
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(owner).encode(), 0)
@@ -231,13 +233,24 @@ class ArtifactStore:
         return sorted(path for path in self.root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _owner(path: Path) -> str:
-    """Who wrote himself into a lock file, for a message."""
+class Held(ArtifactError):
+    """Somebody else makes the artifact just now."""
+
+    def __init__(self, message: str, *, other_recipe: bool):
+        super().__init__(message)
+        self.other_recipe = other_recipe
+        """Whether it is made for another recipe, which happens to need the same."""
+
+
+def _held(job: Job, path: Path, run: str | None) -> Held:
+    """Who wrote himself into a lock file."""
     try:
         owner = json.loads(path.read_text(encoding="utf-8"))
-        return f"process {owner['pid']} on {owner['host']}, since {owner['since']} ({owner['command']})"
+        who = f"process {owner['pid']} on {owner['host']}, since {owner['since']} ({owner['command']})"
+        other = None not in (run, owner["run"]) and run != owner["run"]
     except (OSError, ValueError, KeyError, TypeError):
-        return f"its lock is {path}"
+        who, other = f"its lock is {path}", False
+    return Held(f"'{job.name}' is being made by another run: {who}", other_recipe=other)
 
 
 class Links:

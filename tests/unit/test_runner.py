@@ -5,8 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from pipelines.recipe.load import load_recipe
 from pipelines.run.console import Console
 from pipelines.run.launcher import Door, open_door
 from pipelines.run.runner import Failed, Runner
-from pipelines.store.artifacts import ArtifactStore, Links
+from pipelines.store.artifacts import ArtifactStore, Held, Links
 from pipelines.store.durable import read_manifest, write_json
 
 
@@ -166,6 +168,19 @@ def test_a_worker_refuses_another_number_of_processes(tmp_path: Path) -> None:
     by_hand = [sys.executable, "-m", "pipelines.run.worker", str(workdir)]
     ended = subprocess.run(by_hand, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert ended.returncode == 4 and "for 2 processes, but 1 were started" in ended.stderr
+
+
+def test_a_run_waits_for_another_recipe_that_makes_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = runner(tmp_path, data_recipe())
+    job = one.plan.by_name["data-tales"]
+    held = ExitStack()
+    held.enter_context(one.store.lock(job, tmp_path / "runs" / "another"))
+    threading.Timer(0.5, held.close).start()
+    one.run([job])
+    shown = capsys.readouterr().err
+    assert "data-tales" in one.found and shown.count("waiting: 'data-tales' is being made by another run") == 1
+    with one.store.lock(one.plan.by_name["data-more"], tmp_path / "runs" / "tiny"), pytest.raises(Held):
+        run_data(one)
 
 
 def driver(folder: Path) -> subprocess.Popen[str]:
