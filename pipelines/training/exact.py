@@ -21,7 +21,7 @@ from pipelines.errors import Stopped
 from pipelines.store import durable
 from pipelines.training import checkpoints
 from pipelines.training.optim import OptimSettings, build_optimizer, build_scheduler
-from pipelines.training.sentinel import FirstStep, MetricsLog, SignalWatch, check_step
+from pipelines.training.sentinel import FirstStep, MetricsLog, SignalWatch, check_step, require_finite_weights
 
 # accelerate 1.15 searches the disk for a package of this name twice in every optimizer step: 0.3 ms.
 accelerate.optimizer.is_lomo_available = functools.cache(accelerate.optimizer.is_lomo_available)
@@ -212,6 +212,7 @@ class ExactTrainerMixin(_Base):
     # checkpoints
 
     def _save_checkpoint(self, model, trial):
+        require_finite_weights(self.model)
         if not self.args.should_save:
             return
         root, step = Path(self.args.output_dir), self.state.global_step

@@ -10,7 +10,7 @@ import torch
 from accelerate import PartialState
 from transformers import GenerationConfig, PreTrainedModel
 
-from pipelines.errors import Diverged
+from pipelines.training.sentinel import require_finite_weights
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -29,17 +29,11 @@ def save_model(
     `config_values` are settings that training had changed (dropout), as they are to be saved. The folder is read back
     and must give the same logits."""
     state = PartialState()
+    require_finite_weights(model)
     if state.is_main_process:
-        _refuse_non_finite(model)
         _write(model, tokenizer_folder, output, dict(config_values or {}) | {"use_cache": True})
         _read_back(model, output)
     state.wait_for_everyone()
-
-
-def _refuse_non_finite(model: PreTrainedModel) -> None:
-    bad = [name for name, weight in model.named_parameters() if not bool(weight.isfinite().all())]
-    if bad:
-        raise Diverged(f"{', '.join(bad[:4])}: not all finite numbers; nothing was saved")
 
 
 def _write(model: PreTrainedModel, tokenizer_folder: Path, output: Path, config_values: Mapping[str, Any]) -> None:

@@ -62,6 +62,13 @@ def check_step(
         )
 
 
+def require_finite_weights(model: torch.nn.Module) -> None:
+    """Raise Diverged, naming parameters, where a finite gradient has led to weights that are no numbers."""
+    bad = [name for name, weight in model.named_parameters() if not bool(weight.isfinite().all())]
+    if bad:
+        raise Diverged(f"{', '.join(bad[:4])}: not all finite numbers; nothing was saved; lower learning_rate")
+
+
 def _not_finite(step: int, what: str, rows: np.ndarray) -> str:
     return (
         f"step {step + 1}: the {what} is not a finite number (rows {_numbers(rows)}); this step was not applied; "

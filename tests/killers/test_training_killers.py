@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from pipelines.errors import ArtifactError, DataError, Diverged
 from pipelines.stages.base import LaunchSettings
-from pipelines.training import checkpoints, inputs, losses, saving, trainers
+from pipelines.store import durable
+from pipelines.training import checkpoints, inputs, losses, optim, saving, trainers
 from pipelines.training.inputs import fresh_model, tokens_of
 from pipelines.training.sentinel import read_metrics
 
@@ -72,6 +73,25 @@ def test_non_finite_weights_are_never_saved(tmp_path: Path) -> None:
     with pytest.raises(Diverged, match=r"model.norm.weight: not all finite"):
         saving.save_model(model, tokens.folder, tmp_path / "output")
     assert not (tmp_path / "output").exists()
+
+
+def test_a_checkpoint_of_weights_that_an_update_spoilt_is_never_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row 29: the gradient was finite, the step too long."""
+    spoilt = optim.Muon.step
+
+    def step(self: Any, closure: Any = None) -> None:
+        spoilt(self, closure)
+        if self.param_groups[0]["lr"] < 3e-3:  # every step but the first
+            self.param_groups[0]["params"][0].data[0] = float("inf")
+
+    monkeypatch.setattr(optim.Muon, "step", step)
+    launch = LaunchSettings(threads=1, checkpoint_every=1)
+    ctx = context(tmp_path, "pretrain", random_tokens(tmp_path / "t", "text"), launch=launch, optimizer="muon")
+    with pytest.raises(Diverged, match=r"layers.0.* not all finite numbers"):
+        run(ctx)
+    assert [step for step, _ in durable.checkpoints(ctx.checkpoints)] == [1]
 
 
 @pytest.mark.parametrize("tied", [True, False])
