@@ -12,7 +12,7 @@ from pipelines.data import microworld
 from pipelines.recipe.data import MICROWORLD_VERSION
 from pipelines.rewards import village_story
 
-DIGESTS = {1: "d9a7d0a607bcf073360bef7cc5c16b1b84848aeca6c9c9a077ac32689b4eddc4"}
+DIGESTS = {1: "4e7ca8963444990fce58c084c48f11410954a9b9c899cde7caf527c88b778305"}
 SAMPLE = 60
 
 
