@@ -1,6 +1,7 @@
 """Curves of a run as inline SVG, readable on light and on dark paper. The only module that knows matplotlib."""
 
 import json
+import logging
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -168,6 +169,7 @@ def _entropy(stage: StageFacts, report: Report) -> float | None:
 
 
 def _svg(series: Sequence[Series], *, xlabel: str, entropy: float | None = None) -> str:
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it complains of a HOME that it cannot write into
     import matplotlib
     from matplotlib.figure import Figure
 

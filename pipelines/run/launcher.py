@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -104,6 +105,18 @@ def _cores(processes: int) -> int:
     """Threads for each of several processes on this machine."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, usable // max(1, processes))
+
+
+def require_loopback() -> None:
+    """Processes of one machine talk over its loopback interface; where that is down they would wait for ever."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=10).close()
+    except OSError as error:
+        raise MachineError(
+            f"several processes need the loopback interface, and 127.0.0.1 cannot be reached ({error.strerror}); "
+            "bring it up (ip link set lo up), or run one process (LAUNCH=cpu)"
+        ) from None
 
 
 def worker_environment(settings: LaunchSettings, kind: str) -> dict[str, str]:

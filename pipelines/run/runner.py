@@ -14,7 +14,7 @@ from pipelines.errors import ArtifactError, MachineError, PipelineError
 from pipelines.plan.estimate import estimate
 from pipelines.plan.jobs import Job, Plan
 from pipelines.run.console import Console
-from pipelines.run.launcher import LIGHT_KINDS, Door, light_settings, start, warm_up
+from pipelines.run.launcher import LIGHT_KINDS, Door, light_settings, require_loopback, start, warm_up
 from pipelines.run.provenance import provenance
 from pipelines.run.signals import Signals
 from pipelines.stages.base import LaunchSettings
@@ -69,7 +69,7 @@ class Runner:
             self.store.create()
         self.store.register(self.links.folder.parent)
         with self._signals.installed():
-            self._warm_up([before[name].job for name in reasons])
+            self._open_doors([before[name].job for name in reasons])
             chosen = [job for job in self.plan.jobs if job.name in needed]
             self._ensure_side_by_side([job for job in chosen if job.kind in LIGHT_KINDS])
             for job in chosen:
@@ -101,9 +101,11 @@ class Runner:
             ]
             raise ArtifactError("\n".join([*lines, "to make it again: REBUILD=1 (--rebuild); nothing was run"]))
 
-    def _warm_up(self, jobs: Sequence[Job]) -> None:
+    def _open_doors(self, jobs: Sequence[Job]) -> None:
         doors = [self.door(job) for job in jobs if job.kind not in LIGHT_KINDS]
         warm = [door for door in doors if door.warm]
+        if any(door.settings.num_processes > 1 and door.settings.num_machines == 1 for door in doors):
+            require_loopback()
         if warm:
             warm_up(warm[0].settings)
 

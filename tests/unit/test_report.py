@@ -283,3 +283,10 @@ def test_numbers_are_written_as_people_read_them():
     ]  # fmt: skip
     assert [short(n) for n in (None, 12, 13_700, 856_576, 2_043_525)] == ["", "12", "13.7k", "857k", "2.0M"]
     assert thinned(range(1000), 3) == [0, 500, 999]
+
+
+def test_curves_say_nothing_of_a_home_that_is_read_only(tmp_path: Path) -> None:
+    script = "from pipelines.report.plots import _svg; _svg([], xlabel='step')"
+    home = {"HOME": "/proc/nowhere", "TMPDIR": str(tmp_path), "PATH": ""}
+    ended = subprocess.run([sys.executable, "-c", script], env=home, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from tiny_recipe import chain, write
 
-from pipelines.errors import ArtifactError
+from pipelines.errors import ArtifactError, MachineError
 from pipelines.plan.files import Digests
 from pipelines.plan.jobs import Job, make_plan
 from pipelines.recipe.load import load_recipe
@@ -181,6 +181,20 @@ def test_a_run_waits_for_another_recipe_that_makes_the_same(tmp_path: Path, caps
     assert "data-tales" in one.found and shown.count("waiting: 'data-tales' is being made by another run") == 1
     with one.store.lock(one.plan.by_name["data-more"], tmp_path / "runs" / "tiny"), pytest.raises(Held):
         run_data(one)
+
+
+def test_several_processes_without_a_loopback_interface_are_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*address: object, **options: object) -> None:
+        raise OSError(101, "Network is unreachable")
+
+    monkeypatch.setattr("socket.create_connection", unreachable)
+    recipe = chain() | {"launch": "cpu-2"}
+    one = runner(tmp_path, recipe)
+    with pytest.raises(MachineError, match="loopback"):
+        one.run([one.plan.by_name["pretrain"]])
+    assert not list((tmp_path / "store").glob("data-*"))
 
 
 def driver(folder: Path) -> subprocess.Popen[str]:
