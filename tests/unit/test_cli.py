@@ -147,6 +147,12 @@ def test_a_store_that_cannot_be_is_one_line(tmp_path: Path, capsys: pytest.Captu
     assert "finished work cannot be kept here" in capsys.readouterr().err
 
 
+def test_a_file_where_links_belong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "runs").write_text("")
+    assert main(["data", str(write(tmp_path, only_data()))]) == 4
+    assert "runs/tiny: Not a directory" in capsys.readouterr().err
+
+
 def test_a_full_disk_in_the_driver_is_no_bug(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
