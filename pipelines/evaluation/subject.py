@@ -88,8 +88,21 @@ class Subject:
     def log_likelihoods(self, requests: Sequence[Request]) -> list[tuple[float, bool]]:
         """(sum of log-probabilities in nats, whether the target is what greedy decoding would write) of each request.
 
-        Requests that differ in nothing but their last target token share one forward pass.
+        A target too long for the model is scored part by part, each after as much of what is before it as fits.
         """
+        parts = [self._parts(request) for request in requests]
+        scored = iter(self._log_likelihoods([part for request in parts for part in request]))
+        found = [[next(scored) for _ in request] for request in parts]
+        return [(sum(value for value, _ in request), all(greedy for _, greedy in request)) for request in found]
+
+    def _parts(self, request: Request) -> list[Request]:
+        if len(self.bos) + len(request.target) <= self.max_length:
+            return [request]
+        ids, start, step = request.context + request.target, len(request.context), self.max_length // 2
+        return [Request(ids[:place], ids[place : place + step]) for place in range(start, len(ids), step)]
+
+    def _log_likelihoods(self, requests: Sequence[Request]) -> list[tuple[float, bool]]:
+        """Requests that differ in nothing but their last target token share one forward pass."""
         shared: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for number, request in enumerate(requests):
             shared[self._inputs(request)].append(number)

@@ -7,6 +7,7 @@ from typing import Any, cast
 from accelerate import PartialState
 
 from pipelines.data.tokens import TokenTable
+from pipelines.errors import DataError
 from pipelines.evaluation.bits import score_bits
 from pipelines.evaluation.harness import score_task
 from pipelines.evaluation.scoring import score_reward
@@ -47,6 +48,15 @@ def run(ctx: StageContext) -> Metrics:
 
 
 def _score(
+    ctx: StageContext, subject: Subject, config: EvaluateStage, number: int, task: TaskConfig
+) -> list[dict[str, Any]]:
+    try:
+        return _rows(ctx, subject, config, number, task)
+    except DataError as error:
+        raise DataError(f"task {task.name}: {error}") from error
+
+
+def _rows(
     ctx: StageContext, subject: Subject, config: EvaluateStage, number: int, task: TaskConfig
 ) -> list[dict[str, Any]]:
     data = ctx.inputs.get(f"task.{number}.data")

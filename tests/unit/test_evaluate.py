@@ -90,6 +90,18 @@ def test_log_likelihoods_are_those_of_a_plain_forward_pass(subject):
         assert total == pytest.approx(by_hand(subject, request.context, request.target), abs=1e-4)
 
 
+def test_a_target_longer_than_the_model_is_scored_in_parts(subject):
+    half, bos = subject.max_length // 2, subject.bos
+    ids = [5 + number * 7 % 300 for number in range(2 * half + 9)]
+    (value, _), parts = subject.log_likelihoods([Request(bos, ids)])[0], 0.0
+    for start in range(0, len(ids), half):
+        before = bos + ids[:start]
+        room = subject.max_length - (len(ids[start : start + half]) - 1)
+        context = before if len(before) <= room else bos + before[len(before) - room + len(bos) :]
+        parts += subject.log_likelihoods([Request(context, ids[start : start + half])])[0][0]
+    assert value == pytest.approx(parts, abs=1e-4)
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 7, 8])
 def test_log_likelihoods_do_not_depend_on_the_batch_size(subject, batch_size):
     expected = [total for total, _ in subject.log_likelihoods(requests(subject))]
