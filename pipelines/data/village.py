@@ -63,9 +63,10 @@ class Draw:
     def pick(self, options: Mapping[str, float] | Iterable[str]) -> str:
         """One option, said aloud; equally likely unless weighted. "" is the end of the text."""
         odds = options if isinstance(options, Mapping) else dict.fromkeys(options, 1.0)
-        odds = {option: weight for option, weight in odds.items() if weight > 0}
+        if 0.0 in odds.values():
+            odds = {option: weight for option, weight in odds.items() if weight > 0}
         if self.rng is not None:
-            choice = self.rng.choices(list(odds), list(odds.values()))[0]
+            choice = self.rng.choices([*odds], [*odds.values()])[0]
         else:
             fits = [o for o in odds if (self.rest.startswith(o) if o else not self.rest)]
             if not fits:
@@ -78,8 +79,8 @@ class Draw:
 
     def word(self, options: Mapping[str, float] | Iterable[str]) -> str:
         """One of these words, said with the space before it."""
-        odds = options if isinstance(options, Mapping) else dict.fromkeys(options, 1.0)
-        return self.pick({f" {word}": weight for word, weight in odds.items()})[1:]
+        odds = options.items() if isinstance(options, Mapping) else ((word, 1.0) for word in options)
+        return self.pick({f" {word}": weight for word, weight in odds})[1:]
 
     def say(self, text: str) -> None:
         """Text without a choice."""
@@ -216,7 +217,12 @@ class Story:
 
 def shares(*groups: tuple[float, Mapping[str, float]]) -> dict[str, float]:
     """One set of odds in which each group keeps its weight, split as the group says."""
-    return {o: weight * w / sum(odds.values()) for weight, odds in groups if weight for o, w in odds.items()}
+    every: dict[str, float] = {}
+    for weight, odds in groups:
+        if weight:
+            total = sum(odds.values())
+            every |= {option: weight * share / total for option, share in odds.items()}
+    return every
 
 
 def text_story(draw: Draw, *, training: bool = False) -> Story:
@@ -269,14 +275,18 @@ def renamed(story: Story, shape: Shape, rng: random.Random) -> Story:
 
 def _exchange(story: Story, rng: random.Random) -> dict[str, str]:
     """New words for old ones, none of them in the story; empty where the draw led nowhere."""
-    said, swap = re.findall(r"\w+", story.text), dict[str, str]()
-
-    def fits(old: str, new: str) -> bool:
-        return swap[old] == new if old in swap else new not in said and new not in swap.values()
-
+    taken, swap = set(re.findall(r"\w+", story.text)), dict[str, str]()
     for fact in sorted(story.facts):
-        free = [new for new in RESERVED_IN_ORDER if all(map(fits, fact, new))]
+        open_slots = [i for i, word in enumerate(fact) if word not in swap]
+        kept = [(i, swap[word]) for i, word in enumerate(fact) if word in swap]
+        free = [
+            new
+            for new in RESERVED_IN_ORDER
+            if not any(new[i] in taken for i in open_slots) and all(new[i] == word for i, word in kept)
+        ]
         if not free:
             return {}
-        swap |= zip(fact, rng.choice(free), strict=True)
+        new = rng.choice(free)
+        swap |= zip(fact, new, strict=True)
+        taken.update(new)
     return swap
