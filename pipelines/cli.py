@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.errors import PipelineError, RecipeError, Stopped, of_the_machine
+from pipelines.errors import ArtifactError, PipelineError, RecipeError, Stopped, of_the_machine
 from pipelines.recipe.stages import STAGE_KINDS
 
 if TYPE_CHECKING:
@@ -131,6 +131,7 @@ def report(options: argparse.Namespace, work: "_Work | None" = None) -> int:
     from pipelines.report.collect import write_report
 
     work = work or _Work(options)
+    work.store.require()  # before the report of another store is replaced by one that says nothing
     work.links.folder.mkdir(parents=True, exist_ok=True)
     page = write_report(work.plan, work.store, work.links.folder)
     if options.json:
@@ -146,13 +147,13 @@ def verify(options: argparse.Namespace) -> int:
     from pipelines.store.durable import Damaged
     from pipelines.store.durable import verify as verify_folder
 
-    if options.recipe:
-        work = _Work(options)
-        folders = [path for job in work.plan.jobs if (path := work.store.path(job)).exists()]
-    else:
-        folders = ArtifactStore(options.store).artifacts()
+    store = ArtifactStore(options.store)
+    work = _Work(options) if options.recipe else None
+    store.require()
+    wanted = {store.path(job) for job in work.plan.jobs} if work else None
+    folders = [folder for folder in store.artifacts() if wanted is None or folder in wanted]
     faults = {}
-    for folder in dict.fromkeys(folders):
+    for folder in folders:
         try:
             verify_folder(folder)
         except Damaged as error:
@@ -163,14 +164,18 @@ def verify(options: argparse.Namespace) -> int:
         for fault in faults.values():
             print(fault, file=sys.stderr)
         print(f"{len(folders)} artifacts read, {len(faults)} damaged" + ("; delete and run again" if faults else ""))
-    return 3 if faults else 0
+    return ArtifactError.exit_code if faults else 0
 
 
 def clean(options: argparse.Namespace) -> int:
     """Remove unfinished work, and artifacts that no run points to."""
     from pipelines.store.clean import remove, unused
 
-    folders = unused(options.store.resolve(), RUNS.resolve())
+    store = options.store.resolve()
+    if not store.is_dir():  # no error: what `clean` is asked for is so already
+        print(f"nothing to remove: there is no folder {store}")
+        return 0
+    folders = unused(store, RUNS.resolve())
     if not folders:
         print("nothing to remove")
         return 0
@@ -182,7 +187,7 @@ def clean(options: argparse.Namespace) -> int:
             return 0
         if input(f"remove these {len(folders)} folders? [y/N] ").strip().lower() not in ("y", "yes"):
             return 0
-    freed = remove(folders, options.store.resolve())
+    freed = remove(folders, store)
     print(f"removed {len(folders)} folders, {freed / 1e6:,.1f} MB")
     return 0
 

@@ -80,6 +80,14 @@ class ArtifactStore:
             )
             raise MachineError(message) from None
 
+    def require(self) -> None:
+        """For verbs that only read: without this, a misspelt path would pass for a store with nothing in it."""
+        if not self.root.is_dir():
+            raise ArtifactError(
+                f"{self.root}: there is no store of finished work here; run a recipe first, or name the folder by "
+                "STORE (--store)"
+            )
+
     def path(self, job: Job) -> Path:
         return self.root / job.folder
 

@@ -43,7 +43,7 @@ def test_check_of_a_bad_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert set(problem) == {"file", "line", "column", "path", "message"} and problem["path"] == "stages.dpo.beat"
 
 
-@pytest.mark.parametrize("verb", ["plan", "run", "show", "data", "report", "pretrain"])
+@pytest.mark.parametrize("verb", ["plan", "run", "show", "data", "report", "verify", "pretrain"])
 def test_a_bad_recipe_ends_every_verb_with_2(tmp_path: Path, verb: str) -> None:
     assert main([verb, str(write(tmp_path, chain() | {"sed": 1}))]) == 2
     assert not (tmp_path / "artifacts").exists()
@@ -84,6 +84,30 @@ def test_verify_names_a_flipped_byte(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert str(info) in capsys.readouterr().err
     assert main(["verify", "--json"]) == 3
     assert list(as_json(capsys)["damaged"]) == [info.parents[1].name]
+
+
+@pytest.mark.parametrize("store", ["nowhere", "tiny.yaml"])
+@pytest.mark.parametrize("verb", [["verify"], ["verify", "tiny.yaml"], ["report", "tiny.yaml"]])
+def test_a_store_that_is_not_there_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: list[str], store: str
+) -> None:
+    write(tmp_path, only_data())
+    before = sorted(tmp_path.iterdir())
+    assert main([*verb, "--store", store]) == 3
+    shown = capsys.readouterr()
+    assert shown.out == "" and len(shown.err.splitlines()) == 1
+    assert shown.err.startswith(f"{tmp_path / store}: there is no store of finished work here; run a recipe first, or")
+    assert sorted(tmp_path.iterdir()) == before, "neither the store nor a report comes of a misspelt path"
+
+
+@pytest.mark.parametrize("store", ["nowhere", "a_file"])
+def test_cleaning_a_store_that_is_not_there_says_so_and_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], store: str
+) -> None:
+    (tmp_path / "a_file").write_text("")
+    assert main(["clean", "--store", store, "--yes"]) == 0
+    assert capsys.readouterr().out == f"nothing to remove: there is no folder {tmp_path / store}\n"
+    assert (tmp_path / "a_file").exists() and not (tmp_path / "nowhere").exists()
 
 
 def test_clean_removes_what_no_run_uses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
