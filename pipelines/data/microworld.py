@@ -53,15 +53,15 @@ Split = Literal["train", "holdout"]
 Record = dict[str, Any]
 
 
-def floor_nats_per_byte(size: int = 1000, seed: int = 0) -> float:
-    """Entropy of the text track, the end of each text included: no model gets below it but by leakage.
+def floor_nats_per_byte(size: int = 1000, seed: int = 0, *, with_end: bool) -> float:
+    """Entropy of the text track: no model gets below it but by leakage. `with_end` counts that a text ends there.
 
     A text's cost is less by the log of the share that redrawing keeps, estimated from as many unrestricted texts."""
     kept, cost, num_bytes = 0, 0.0, 0
     for i in range(size):
         kept += not text_story(Draw(random_for("floor", seed, i))).facts & RESERVED
         story = _story("holdout", seed, i)
-        cost += story.cost
+        cost += story.cost if with_end else story.cost - story.end_cost
         num_bytes += len(story.text.encode())
     return (cost + size * math.log(kept / size)) / num_bytes
 

@@ -49,12 +49,12 @@ class Redraw(Exception):
 
 
 class Draw:
-    """Writes a text by random choices, or follows a given one; `cost` is its nats."""
+    """Writes a text by random choices, or follows a given one; `cost` is its nats, `end_cost` those of ending there."""
 
     def __init__(self, rng: random.Random | None = None, text: str = "") -> None:
         self.rng, self.rest = rng, text
         self.said: list[str] = []
-        self.cost = 0.0
+        self.cost = self.end_cost = 0.0
 
     @property
     def text(self) -> str:
@@ -73,7 +73,10 @@ class Draw:
                 raise Illegal(f"after {self.text[-40:]!r} nothing reads {self.rest[:40]!r}")
             choice = max(fits, key=len)
             self.rest = self.rest[len(choice) :]
-        self.cost += math.log(sum(odds.values()) / odds[choice])
+        nats = math.log(sum(odds.values()) / odds[choice])
+        self.cost += nats
+        if not choice:
+            self.end_cost += nats
         self.said.append(choice)
         return choice
 
@@ -132,7 +135,8 @@ class Story:
             start = draw.pick(self._starts(done))
         if start:
             draw.pick(("",))
-        self.ended, self.text, self.cost = start == THE_END, draw.text, draw.cost
+        self.ended, self.text = start == THE_END, draw.text
+        self.cost, self.end_cost = draw.cost, draw.end_cost
 
     @property
     def is_tale(self) -> bool:

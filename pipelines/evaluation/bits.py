@@ -1,4 +1,8 @@
-"""Bits per byte on the holdout of a text dataset: the one loss that no tokenizer can flatter."""
+"""Bits per byte on the holdout of a text dataset: the one loss that no tokenizer can flatter.
+
+As lm-eval's rolling log-likelihoods, it counts the text and not the token that ends a document: whether a document ends
+here is a matter of format, and the first thing that fine-tuning on conversations changes.
+"""
 
 import math
 from pathlib import Path
@@ -25,18 +29,23 @@ def chunks(ids: list[int], max_length: int) -> list[Request]:
     ]
 
 
+def without_end(ids: list[int], eos_id: int) -> list[int]:
+    return ids[:-1] if ids[-1:] == [eos_id] else ids
+
+
 def score_bits(subject: Subject, config: TaskConfig, folder: Path) -> list[dict[str, Any]]:
-    """One row. The end token of each document counts, as it did in training; its bytes are those of the text."""
+    """One row."""
     table = TokenTable.open(folder, "holdout")
-    limit = config.limit or LIMIT
-    documents = [table.row(row) for row in range(min(len(table), limit))]
-    documents = [row for row in documents if row["num_bytes"] and len(row["input_ids"]) > 1]
+    rows = [table.row(row) for row in range(min(len(table), config.limit or LIMIT))]
+    documents = [(without_end(row["input_ids"].tolist(), subject.tokens.eos_id), row["num_bytes"]) for row in rows]
+    documents = [(ids, num_bytes) for ids, num_bytes in documents if num_bytes and len(ids) > 1]
     if not documents:
         raise DataError(f"task bits_per_byte: dataset '{config.data}' has no holdout; give it `holdout: 0.01`")
-    parts = [chunks(row["input_ids"].tolist(), subject.max_length) for row in documents]
+    parts = [chunks(ids, subject.max_length) for ids, _ in documents]
+    sizes = [num_bytes for _, num_bytes in documents]
     found = iter(subject.log_likelihoods([part for document in parts for part in document]))
     bits = [-sum(next(found)[0] for _ in document) / math.log(2) for document in parts]
-    value, stderr = metrics.ratio(bits, [row["num_bytes"] for row in documents])
+    value, stderr = metrics.ratio(bits, sizes)
     return [
         {
             "task": f"bits_per_byte/{config.data}",
@@ -44,11 +53,11 @@ def score_bits(subject: Subject, config: TaskConfig, folder: Path) -> list[dict[
             "value": value,
             "stderr": stderr,
             "higher_is_better": False,
-            "version": 1,
+            "version": 2,
             "num_fewshot": 0,
             "limit": config.limit,
             "n": len(documents),
-            "bytes": sum(row["num_bytes"] for row in documents),
+            "bytes": sum(sizes),
             "apply_chat_template": False,
             "template_digest": None,
             "truncated": 0,

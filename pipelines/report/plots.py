@@ -161,7 +161,7 @@ def _entropy(stage: StageFacts, report: Report) -> float | None:
     tokens = [report.stage(name) for role, name in stage.inputs.items() if role.startswith("data.")]
     if stage.kind != "pretrain" or len(tokens) != 1:
         return None
-    bits, counts = floor.bits_per_byte(report, tokens[0].stage, FLOOR_TEXTS), tokens[0].metrics
+    bits, counts = floor.bits_per_byte(report, tokens[0].stage, FLOOR_TEXTS, with_end=True), tokens[0].metrics
     if bits is None or not {"bytes", "tokens", "rows"} <= set(counts):
         return None
     predicted = float(counts["tokens"]) - float(counts["rows"])  # the first token of a text is given

@@ -92,7 +92,7 @@ def _row(found: dict[str, ScoreFacts], columns: Sequence[str], report: Report) -
     shots = first.settings.get("num_fewshot") or 0
     note = f"{first.n:,} items" + (f", {shots} shot{'s' if shots > 1 else ''}" if shots else "")
     kind, _, dataset = first.task.partition("/")
-    entropy = floor.bits_per_byte(report, dataset, first.n) if kind == "bits_per_byte" else None
+    entropy = floor.bits_per_byte(report, dataset, first.n, with_end=False) if kind == "bits_per_byte" else None
     note += f", entropy {entropy:.3f}" if entropy is not None else ""
     cells = [_cell(found[name], _parent(name, found, report)) if name in found else None for name in columns]
     return Row(first.task, first.metric, note, cells)

@@ -1,5 +1,6 @@
 """Stage `pretrain`: next-token prediction on packed text."""
 
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -39,11 +40,12 @@ def run(ctx: StageContext) -> Metrics:
     check_batch(model, rows, schedule(np.arange(config.global_batch_size)).tolist())
     holdouts = [TextHoldout.of(source.name, source.share, source.holdout, max_length) for source in mix]
     found = [holdout for holdout in holdouts if holdout is not None]
+    score = partial(text_scores, holdouts=found, pad_id=tokens.pad_id, eos_id=tokens.eos_id) if found else None
     trainer = PretrainTrainer(
         model=model,
         args=training_arguments(config, ctx.launch, output_dir=ctx.checkpoints, max_steps=steps, seed=seed_of(ctx)),
         rows=rows,
-        exact=exact_run(ctx, schedule, (lambda scored: text_scores(scored, found, tokens.pad_id)) if found else None),
+        exact=exact_run(ctx, schedule, score),
         pad_id=tokens.pad_id,
     )
     return {**finish(ctx, trainer, model, clock), **_account(rows, mix, steps * config.global_batch_size)}

@@ -72,16 +72,25 @@ def first_rows(lengths: np.ndarray) -> int:
     return min(MOST_ROWS, max(1, within), len(lengths))
 
 
-def text_scores(model: nn.Module, holdouts: Sequence[TextHoldout], pad_id: int) -> Scores:
+def text_scores(model: nn.Module, holdouts: Sequence[TextHoldout], *, pad_id: int, eos_id: int) -> Scores:
     """Loss per token and bits per byte of each dataset, and both weighted by the shares.
 
-    Bits per byte counts every token that a document's start predicts. Where a document is longer than a row, the first
-    token of each further piece has no context and is counted with the mean of the others."""
+    Bits per byte counts every token of the text that a document's start predicts, and not the document's end, as
+    `evaluation.bits` does. Where a document is longer than a row, the first token of each further piece has no context
+    and is counted with the mean of the others."""
+
+    def sums(model: nn.Module, batch: Batch) -> Tensor:
+        targets, losses = _token_losses(model, batch)
+        is_target, is_end = targets != IGNORED, targets == eos_id
+        parts = (losses, is_target, losses * is_end, is_end)
+        return torch.stack([part.double().sum() for part in parts])
+
     scores: dict[str, float] = {}
     for holdout in holdouts:
-        total, count = _summed(model, holdout.rows, PackedCollator(pad_id), _token_sums)
-        scores[f"holdout_loss_{holdout.name}"] = loss = total / count
-        bits = loss / math.log(2) * holdout.num_targets / holdout.num_bytes
+        total, count, end_total, ends = _summed(model, holdout.rows, PackedCollator(pad_id), sums)
+        scores[f"holdout_loss_{holdout.name}"] = total / count
+        per_token = (total - end_total) / max(1.0, count - ends)
+        bits = per_token / math.log(2) * (holdout.num_targets - ends) / holdout.num_bytes
         scores[f"holdout_bits_per_byte_{holdout.name}"] = bits
     if not holdouts:
         return {}
@@ -157,10 +166,14 @@ def _pair_scores(
 
 
 def _token_sums(model: nn.Module, batch: Batch) -> Tensor:
-    labels = batch.pop("labels")
-    targets = shifted(labels)
-    losses = token_losses(model(**batch, use_cache=False).logits, targets)
+    targets, losses = _token_losses(model, batch)
     return torch.stack([losses.double().sum(), (targets != IGNORED).double().sum()])
+
+
+def _token_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """What each place is to predict, and how badly it does, (rows, tokens) both."""
+    targets = shifted(batch.pop("labels"))
+    return targets, token_losses(model(**batch, use_cache=False).logits, targets)
 
 
 def _summed(

@@ -41,15 +41,17 @@ def test_the_holdouts_loss_is_that_of_scoring_each_document_alone(tmp_path: Path
     from pipelines.data.tokens import TokenTable
 
     model, held_out = AutoModelForCausalLM.from_pretrained(ctx.output).eval(), TokenTable.open(table, "holdout")
-    total, count = 0.0, 0
+    total, count, ends = 0.0, 0, 0.0
     for row in range(len(held_out)):
         ids = torch.from_numpy(held_out.ids("input_ids", row).astype(np.int64))[None]
         with torch.no_grad():
-            total += float(model(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1)
+            output = model(input_ids=ids, labels=ids)
+        total += float(output.loss) * (ids.shape[1] - 1)
+        ends -= float(output.logits[0, -2].log_softmax(-1)[EOS])
         count += ids.shape[1] - 1
     assert metrics["holdout_loss"] == pytest.approx(total / count, abs=1e-5)
     num_bytes = held_out.lengths("num_bytes").sum()
-    assert metrics["holdout_bits_per_byte"] == pytest.approx(total / np.log(2) / num_bytes, rel=1e-5)
+    assert metrics["holdout_bits_per_byte"] == pytest.approx((total - ends) / np.log(2) / num_bytes, rel=1e-5)
 
 
 def test_shares_are_of_tokens(tmp_path: Path) -> None:
