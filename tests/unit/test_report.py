@@ -237,7 +237,7 @@ def test_the_entropy_of_the_built_in_text_is_drawn_where_nothing_else_was_read(w
 def test_the_entropy_of_the_built_in_text_stands_beside_its_bits_per_byte(whole):
     report = read(whole)
     notes = {row.task: row.note for table in tables(report) for row in table.rows}
-    expected = microworld.floor_nats_per_byte(500, with_end=False) / math.log(2)  # of at most so many of the holdout's own texts
+    expected = microworld.floor_nats_per_byte(500, with_end=False) / math.log(2)  # of its first texts
     assert notes["bits_per_byte/village"] == f"1,000 items, entropy {expected:.3f}"
     assert [task for task, note in notes.items() if "entropy" in note] == ["bits_per_byte/village"]
     texts = [row["text"] for row in microworld.generate("text", "holdout", 3)]
