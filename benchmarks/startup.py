@@ -94,8 +94,8 @@ def _accelerate_launch(folder: Path, repeats: int) -> float:
         "launch": {"threads": os.cpu_count()},
     }
     config = str(ROOT / "recipes/accelerate/cpu.yaml")
-    command = ["accelerate", "launch", "--config_file", config, "--num_cpu_threads_per_process", str(os.cpu_count())]
-    command = [str(Path(sys.executable).parent / command[0]), *command[1:], "-m", "pipelines.run.worker"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config]  # as the driver calls it
+    command += ["--num_cpu_threads_per_process", str(os.cpu_count()), "-m", "pipelines.run.worker"]
     walls = []
     for _ in range(repeats):
         workdir = folder / "by_hand" / artifact.name

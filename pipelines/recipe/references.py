@@ -210,10 +210,13 @@ def _lengths(at: KeyPath, stage: TrainStage, outline: Outline) -> Iterator[Fault
 def _tasks(at: KeyPath, stage: EvaluateStage, outline: Outline) -> Iterator[Fault]:
     positions = given(outline.model, "max_position_embeddings")
     formats = {"bits_per_byte": "text", "reward": "prompt"}
-    for index, task in enumerate(given(stage, "tasks") or ()):
+    tasks = given(stage, "tasks") or ()
+    for index, task in enumerate(tasks):
         if not isinstance(task, TaskConfig):
             continue
         here = (*at, "tasks", index)
+        if (first := tasks.index(task)) < index and set(type(task).model_fields) <= set(task.__dict__):
+            yield Fault(here, f"task {task.name} is asked twice in the same way, first as tasks[{first}]; keep one")
         yield from _stages_named(here, task, outline)
         faults = list(_datasets_named(here, task, outline))
         yield from faults

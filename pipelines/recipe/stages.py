@@ -284,6 +284,8 @@ class TaskConfig(Section):
             yield "task reward needs reward_funcs: a reward stage or a function of pipelines/rewards.py"
         if self.name not in ("bits_per_byte", "reward") and self.data is not None:
             yield f"data: belongs to the tasks bits_per_byte and reward, not to {self.name}"
+        if self.name in ("bits_per_byte", "reward") and self.num_fewshot:
+            yield f"num_fewshot: belongs to benchmarks that ask questions, not to {self.name}"
         if self.name != "reward":
             for field in ("reward_funcs", "max_completion_length", "temperature"):
                 if getattr(self, field) != type(self).model_fields[field].default:

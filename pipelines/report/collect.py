@@ -12,7 +12,7 @@ from pipelines.plan.jobs import Job, Plan
 from pipelines.store.artifacts import Artifact, ArtifactStore, Found, survey
 from pipelines.store.durable import write_json
 
-FORMAT = 1
+FORMAT = 2
 """Raise it when the same artifacts would now give another report."""
 NAMES = ("report.json", "report.md", "report.html")
 SETTINGS = (

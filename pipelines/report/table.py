@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipelines.evaluation.labels import labels
 from pipelines.report import floor
 from pipelines.report.collect import Report, ScoreFacts
 
@@ -32,6 +33,7 @@ class Row:
     """One task under one set of settings."""
 
     task: str
+    """Its name, and the settings that tell it from another row of that name."""
     metric: str
     note: str
     """Settings worth a word: shots, items; the entropy of a text, where it is known."""
@@ -84,10 +86,13 @@ def _table(title: str, scores: Sequence[ScoreFacts], report: Report) -> Table:
     grouped: dict[tuple[object, ...], dict[str, ScoreFacts]] = {}
     for score in scores:
         grouped.setdefault(_asked(score), {})[score.stage] = score
-    return Table(title, columns, [_row(found, columns, report) for found in grouped.values()])
+    firsts = [next(iter(found.values())) for found in grouped.values()]
+    names = labels((first.task, first.settings) for first in firsts)
+    rows = [_row(name, found, columns, report) for name, found in zip(names, grouped.values(), strict=True)]
+    return Table(title, columns, rows)
 
 
-def _row(found: dict[str, ScoreFacts], columns: Sequence[str], report: Report) -> Row:
+def _row(label: str, found: dict[str, ScoreFacts], columns: Sequence[str], report: Report) -> Row:
     first = next(iter(found.values()))
     shots = first.settings.get("num_fewshot") or 0
     note = f"{first.n:,} items" + (f", {shots} shot{'s' if shots > 1 else ''}" if shots else "")
@@ -95,7 +100,7 @@ def _row(found: dict[str, ScoreFacts], columns: Sequence[str], report: Report) -
     entropy = floor.bits_per_byte(report, dataset, first.n, with_end=False) if kind == "bits_per_byte" else None
     note += f", entropy {entropy:.3f}" if entropy is not None else ""
     cells = [_cell(found[name], _parent(name, found, report)) if name in found else None for name in columns]
-    return Row(first.task, first.metric, note, cells)
+    return Row(label, first.metric, note, cells)
 
 
 def _parent(name: str, found: dict[str, ScoreFacts], report: Report) -> ScoreFacts | None:

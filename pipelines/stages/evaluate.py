@@ -10,6 +10,7 @@ from pipelines.data.tokens import TokenTable
 from pipelines.errors import DataError
 from pipelines.evaluation.bits import score_bits
 from pipelines.evaluation.harness import score_task
+from pipelines.evaluation.labels import labels
 from pipelines.evaluation.scoring import score_reward
 from pipelines.evaluation.subject import Subject
 from pipelines.recipe.stages import EvaluateStage, TaskConfig
@@ -44,7 +45,8 @@ def run(ctx: StageContext) -> Metrics:
         text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
         (ctx.output / SCORES).write_text(text, encoding="utf-8")
     PartialState().wait_for_everyone()  # a process that ends early may take the one that writes with it
-    return {f"{score['task']}.{score['metric']}": score["value"] for score in scores}
+    names = labels((score["task"], score) for score in scores)
+    return {f"{name}.{score['metric']}": score["value"] for name, score in zip(names, scores, strict=True)}
 
 
 def _score(

@@ -92,6 +92,23 @@ def test_every_number_carries_what_it_depends_on(tmp_path, folders):
     assert scores["samples"][3]["prompt"].startswith("Write a story about ")
 
 
+def test_one_task_asked_in_several_ways_keeps_every_number(tmp_path, folders):
+    task = {"name": "microworld/comprehension"}
+    tasks = [task | {"limit": 6}, task | {"limit": 6, "num_fewshot": 2}, task | {"limit": 4}, TASKS[0], TASKS[4]]
+    metrics = evaluate.run(context(tmp_path, folders, [*tasks, TASKS[4] | {"temperature": 0.5}]))
+    assert list(metrics) == [
+        "microworld/comprehension (limit 6).acc",
+        "microworld/comprehension (2-shot, limit 6).acc",
+        "microworld/comprehension (limit 4).acc",
+        "bits_per_byte/village.bits_per_byte",
+        "reward/wishes.village_story",
+        "reward/wishes (temperature 0.5).village_story",
+    ]
+    rows = json.loads((tmp_path / "output" / "scores.json").read_text())["scores"]
+    assert [row["value"] for row in rows] == list(metrics.values())
+    assert {row["task"] for row in rows} == {task["name"], "bits_per_byte/village", "reward/wishes"}
+
+
 def test_scores_do_not_depend_on_the_batch_size(tmp_path, folders):
     tasks = TASKS[:2]
     first, second = (run(tmp_path / str(size), folders, tasks, batch_size=size)["scores"] for size in (1, 5))

@@ -137,6 +137,21 @@ def test_a_mark_stands_only_where_a_difference_is_beyond_noise(whole):
     assert marks["reward/prompts"] == ["", "▲", "▲", "▲"]
 
 
+def test_one_task_asked_in_several_ways_has_a_row_for_each_that_says_which(whole):
+    report = read(whole)
+    asked = [score("sft", 0.5), score("dpo", 0.6), score("sft", 0.7, num_fewshot=5), score("sft", 0.8, limit=100)]
+    (table,) = tables(report.model_copy(update={"scores": asked}))
+    assert [row.task for row in table.rows] == ["t", "t (5-shot)", "t (limit 100)"]
+    assert [[cell and cell.text for cell in row.cells] for row in table.rows] == [
+        ["0.500", "0.600"],
+        ["0.700", None],
+        ["0.800", None],
+    ]
+    shown = Console(record=True, width=100, file=io.StringIO())
+    print_summary(report.model_copy(update={"scores": asked}), shown)
+    assert "t (5-shot)  acc" in shown.export_text()
+
+
 @pytest.mark.parametrize(
     ("before", "after", "better", "expected"),
     [
