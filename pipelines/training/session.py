@@ -15,7 +15,8 @@ from pipelines.recipe.stages import FromModelStage
 from pipelines.stages.base import StageContext
 from pipelines.training.arguments import num_steps
 from pipelines.training.exact import Exact, ExactTrainerMixin
-from pipelines.training.inputs import Source, identity
+from pipelines.training.holdout import FirstRows
+from pipelines.training.inputs import Source, check_batch, identity, longest, sources
 from pipelines.training.optim import OptimSettings
 from pipelines.training.saving import save_model
 from pipelines.training.sentinel import METRICS, read_metrics
@@ -43,8 +44,36 @@ def seed_of(ctx: StageContext) -> int:
     return ctx.job.seed
 
 
-def examples_schedule(ctx: StageContext, rows: Any, mix: Sequence[Source]) -> tuple[Order, int]:
-    """Order of the rows, grouped by length, and optimizer steps, for stages whose shares are of examples."""
+@dataclass(frozen=True)
+class Examples:
+    """What a stage is trained and scored on whose shares are of examples."""
+
+    rows: Any
+    held_out: FirstRows
+    counts: Mapping[str, int]
+    """Metrics of what became of the rows."""
+    schedule: Order
+    steps: int
+
+
+def examples_of(ctx: StageContext, model: PreTrainedModel, rows_of: Callable[..., Any]) -> Examples:
+    """The datasets of the job as rows that fit the model, checked before the first step. `rows_of` makes rows of
+    tables, max_length and overlong."""
+    config: Any = ctx.job.config
+    max_length = longest(config, model)
+    mix = sources(ctx, model.config.vocab_size)
+    rows, held_out = (
+        rows_of(tables, max_length=max_length, overlong=config.overlong)
+        for tables in ([source.train for source in mix], [source.holdout for source in mix])
+    )
+    counts = _checked_counts(rows.counts, mix, config, max_length)
+    schedule, steps = _schedule(ctx, rows, mix)
+    check_batch(model, rows, schedule(np.arange(config.global_batch_size)).tolist())
+    return Examples(rows, FirstRows(held_out), counts, schedule, steps)
+
+
+def _schedule(ctx: StageContext, rows: Any, mix: Sequence[Source]) -> tuple[Order, int]:
+    """Order of the rows, grouped by length, and optimizer steps."""
     config: Any = ctx.job.config
     steps = num_steps(
         config.duration,
@@ -57,6 +86,19 @@ def examples_schedule(ctx: StageContext, rows: Any, mix: Sequence[Source]) -> tu
         order, rows.longest, batch_size=config.global_batch_size, num_batches=steps, seed=seed_of(ctx)
     )
     return grouped, steps
+
+
+def _checked_counts(
+    counts: Sequence[RowCount], mix: Sequence[Source], config: FromModelStage, max_length: int
+) -> dict[str, int]:
+    """Metrics of what became of the rows, in sum and per dataset; DataError when too many were dropped."""
+    metrics: dict[str, int] = {}
+    for count, source in zip(counts, mix, strict=True):
+        count.check(source.name, max_dropped=config.max_dropped, max_length=max_length)
+        for name, value in count.metrics().items():
+            metrics[name] = metrics.get(name, 0) + value
+            metrics[f"source_{source.name}_{name}"] = value
+    return metrics
 
 
 def exact_run(
@@ -108,16 +150,3 @@ def _course(ctx: StageContext, trainer: ExactTrainerMixin) -> dict[str, Any]:
         last = losses[-max(1, min(FINAL_STEPS, len(losses) // 10)) :]
         course |= {"first_loss": losses[0], "final_loss": sum(last) / len(last)}
     return course
-
-
-def checked_counts(
-    counts: Sequence[RowCount], mix: Sequence[Source], config: FromModelStage, max_length: int
-) -> dict[str, int]:
-    """Metrics of what became of the rows, in sum and per dataset; DataError when too many were dropped."""
-    metrics: dict[str, int] = {}
-    for count, source in zip(counts, mix, strict=True):
-        count.check(source.name, max_dropped=config.max_dropped, max_length=max_length)
-        for name, value in count.metrics().items():
-            metrics[name] = metrics.get(name, 0) + value
-            metrics[f"source_{source.name}_{name}"] = value
-    return metrics

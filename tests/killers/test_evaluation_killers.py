@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_subject import tiny_model
+from tiny_task import LINES, write_task
 
 from pipelines.evaluation.bits import chunks
 from pipelines.evaluation.harness import SubjectLM, score_task
@@ -17,27 +18,11 @@ from pipelines.evaluation.subject import Request, Subject
 from pipelines.recipe.stages import TaskConfig
 
 ROOT = Path(__file__).parents[2]
-ITEMS = [{"question": f"Today {name} is in the", "options": ["mill", "barn"], "answer": 0} for name in "ABCDEFG"]
-TASK = """\
-task: mine
-dataset_path: json
-dataset_kwargs: {data_files: {test: items.jsonl}}
-test_split: test
-output_type: multiple_choice
-doc_to_text: question
-doc_to_choice: options
-doc_to_target: answer
-metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
-"""
 
 
 @pytest.fixture
 def task(tmp_path: Path) -> Path:
-    path = tmp_path / "tasks" / "mine.yaml"
-    path.parent.mkdir()
-    path.write_text(TASK)
-    (path.parent / "items.jsonl").write_text("\n".join(map(json.dumps, ITEMS)))
-    return path
+    return write_task(tmp_path)
 
 
 def scored(subject: Subject, task: Path) -> dict:
@@ -87,7 +72,7 @@ def test_46_every_item_counts_once_whatever_the_batch_size(tmp_path, task):
         subject.batch_size = batch_size
         found.append(scored(subject, task))
     assert found[0] == found[1] == found[2]
-    assert found[0]["n"] == len(ITEMS)
+    assert found[0]["n"] == len(LINES)
 
 
 def test_46_a_planted_wrong_padding_side_would_be_seen(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_subject import tiny_model
+from tiny_task import LINES, TASK, write_task
 
 from pipelines.data.tokens import TokenWriter
 from pipelines.errors import DataError
@@ -16,26 +17,6 @@ from pipelines.evaluation.harness import SubjectLM, score_task
 from pipelines.evaluation.subject import Request, Subject
 from pipelines.evaluation.tasks import TaskFile
 from pipelines.recipe.stages import TaskConfig
-
-LINES = [
-    {"question": "Where is Mia? Mia is in the", "options": ["garden", "mill", "barn"], "answer": 0},
-    {"question": "Who has the drum? Now", "options": [" Tom", " Ida", " Zoe"], "answer": 2},
-    {"question": "What colour is the kite? It is", "options": ["red", " blue", "green"], "answer": 1},
-    {"question": "Today Ben", "options": ["is in the mill", "has a cup", "goes to the park now"], "answer": 1},
-    {"question": "The", "options": ["end", "drum", "key"], "answer": 0},
-]
-TASK = """\
-task: mine
-dataset_path: json
-dataset_kwargs: {data_files: {test: items.jsonl}}
-test_split: test
-output_type: multiple_choice
-doc_to_text: question
-doc_to_choice: options
-doc_to_target: answer
-metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
-metadata: {version: 7}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +32,6 @@ def subject(folder: Path) -> Subject:
 @pytest.fixture
 def task(tmp_path: Path) -> Path:
     return write_task(tmp_path)
-
-
-def write_task(folder: Path, text: str = TASK) -> Path:
-    path = folder / "tasks" / "mine.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    (path.parent / "items.jsonl").write_text("\n".join(map(json.dumps, LINES)))
-    return path
 
 
 def score(subject: Subject, task: Path, **config) -> list[dict]:
