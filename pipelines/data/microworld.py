@@ -40,6 +40,7 @@ from pipelines.data.village import (
     reserved,
     tell,
     text_story,
+    titled_story,
     until_allowed,
 )
 
@@ -108,9 +109,10 @@ def wish(split: Split, seed: int, i: int, track: str = "prompts") -> Record:
 
 
 def tale(rng: random.Random, person: str, thing: str, length: int, the_end: bool) -> str:
-    """A short story that keeps the wish exactly."""
+    """A short story that keeps the wish exactly. It starts with its title, as tales of the text track do: a story
+    without one would teach that texts which start with "Today" hold no questions."""
     shape = dataclasses.replace(TALE, rounds=(length - 1, length - 1), the_end=float(the_end))
-    return tell(rng, shape, cast=(person, thing), training=True).text
+    return until_allowed(lambda: titled_story(Draw(rng), shape, cast=(person, thing), training=True)).text
 
 
 def writing_chat(split: Split, seed: int, i: int) -> Record:
@@ -138,7 +140,7 @@ def story_reward(completion: str, person: str, object: str, length: int) -> floa
     """0 unless the story is about this person and object and every sentence follows; then half for the number of
     sentences and half for ending in "The end.". The gate matters: without it one constant reply would score high."""
     try:
-        story = replay(completion.strip(), ANY_TALE, cast=(person, object))
+        story = titled_story(Draw(text=completion.strip()), ANY_TALE, cast=(person, object))
     except Illegal:
         return 0.0
     return 0.5 * (story.sentences == length) + 0.5 * story.ended
@@ -151,21 +153,21 @@ def preference(split: Split, seed: int, i: int) -> Record:
     asked, rng = wish(split, seed, i, "preferences"), random_for("pair", split, seed, i)
     person, thing, length = asked["person"], asked["object"], asked["length"]
     other_length = rng.choice([n for n in (2, *LENGTHS, 6) if n != length])
-    sentences = re.findall(r"[^.]+\.", tale(rng, person, thing, max(length, other_length), False))
-    chosen, fault = "".join(sentences[:length]) + THE_END, FAULTS[i % len(FAULTS)]
+    title, *sentences = re.findall(r"[^.]+\.", tale(rng, person, thing, max(length, other_length), False))
+    chosen, fault = "".join([title, *sentences[:length], THE_END]), FAULTS[i % len(FAULTS)]
     if fault == "length":
-        rejected = "".join(sentences[:other_length]) + THE_END
+        rejected = "".join([title, *sentences[:other_length], THE_END])
     elif fault == "ending":
-        rejected = "".join(sentences[:length])
+        rejected = "".join([title, *sentences[:length]])
     elif fault == "broken":
         rejected = _broken(chosen, rng)
     else:
         old, words = (person, PEOPLE) if fault == "person" else (thing, OBJECTS)
-        rejected = _recast(chosen, old, words, rng)
+        rejected = _recast(chosen, (person, thing), old, words, rng)
     return asked | {"chosen": chosen, "rejected": rejected, "fault": fault}
 
 
-def _recast(told: str, old: str, words: Sequence[str], rng: random.Random) -> str:
+def _recast(told: str, cast: tuple[str, str], old: str, words: Sequence[str], rng: random.Random) -> str:
     """The same story with another person or object, and without reserved facts."""
     while True:
         new = rng.choice([word for word in words if word != old])
@@ -174,14 +176,15 @@ def _recast(told: str, old: str, words: Sequence[str], rng: random.Random) -> st
             recast = recast.replace(" She ", " He ")
         elif new in SHE:
             recast = recast.replace(" He ", " She ")
-        if not replay(recast, ANY_TALE).facts & RESERVED:
+        person, thing = (new if word == old else word for word in cast)
+        if not titled_story(Draw(text=recast), ANY_TALE, cast=(person, thing)).facts & RESERVED:
             return recast
 
 
 def _broken(told: str, rng: random.Random) -> str:
     """One sentence goes wrong: two neighbouring words exchanged, or the verb or the place of the one before again."""
     sentences = [sentence.split(" ") for sentence in told.split(". ")]
-    k = rng.randrange(1, len(sentences) - 1)
+    k = rng.randrange(2, len(sentences) - 1)  # the first is the title
     j = rng.randrange(6)
     if j < 3:
         sentences[k][j], sentences[k][j + 1] = sentences[k][j + 1], sentences[k][j]

@@ -233,11 +233,21 @@ def text_story(draw: Draw, *, training: bool = False) -> Story:
     """A text of the text track: a scene with questions, or a tale with its title."""
     if draw.pick({TODAY: 0.75, TITLE: 0.25}) == TODAY:
         return Story(draw, SCENE, training=training)
-    person = draw.word(PEOPLE)
+    return _about(draw, TALE, PEOPLE, OBJECTS, training=training)
+
+
+def titled_story(draw: Draw, shape: Shape, *, cast: tuple[str, str], training: bool = False) -> Story:
+    """A tale about this person and object, with the title that says so."""
+    draw.say(TITLE)
+    return _about(draw, shape, cast[:1], cast[1:], training=training)
+
+
+def _about(draw: Draw, shape: Shape, people: Iterable[str], objects: Iterable[str], *, training: bool) -> Story:
+    person = draw.word(people)
     draw.say(" and")
-    thing = draw.word(OBJECTS)
+    thing = draw.word(objects)
     draw.say(f". {TODAY}")
-    return Story(draw, TALE, cast=(person, thing), training=training)
+    return Story(draw, shape, cast=(person, thing), training=training)
 
 
 def shaped_story(draw: Draw, shape: Shape, *, cast: tuple[str, str] | None = None, training: bool = False) -> Story:

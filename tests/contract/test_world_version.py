@@ -12,7 +12,7 @@ from pipelines.data import microworld
 from pipelines.recipe.data import MICROWORLD_VERSION
 from pipelines.rewards import village_story
 
-DIGESTS = {1: "4e7ca8963444990fce58c084c48f11410954a9b9c899cde7caf527c88b778305"}
+DIGESTS = {1: "32acfb5b7f737d20a5b4e0f7651d82a03728041749f7dbb7b1da54754f030b7f"}
 SAMPLE = 60
 
 
