@@ -9,6 +9,8 @@ from pipelines.recipe.tree import Node, Unreadable, read_tree
 from pipelines.recipe.words import did_you_mean
 
 FOLDER = "accelerate"
+SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "TP")
+"""Kinds of launch that cut the weights up, which no checkpoint here can put together again."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ def read_accelerate(name: str, recipe_path: Path) -> AccelerateFile:
         raise MachineError(f"launch file {unreadable.problems[0]}") from None
     if problems:
         raise MachineError(f"launch file {problems[0]}")
+    _refuse_sharded(tree, path)
     return AccelerateFile(
         num_processes=_count(tree, "num_processes", path),
         num_machines=_count(tree, "num_machines", path),
@@ -45,6 +48,15 @@ def read_accelerate(name: str, recipe_path: Path) -> AccelerateFile:
         mixed_precision=_precision(tree),
         path=path,
     )
+
+
+def _refuse_sharded(tree: Node, path: Path) -> None:
+    node = tree.child("distributed_type")
+    if node is not None and str(node.value).upper() in SHARDED:
+        raise MachineError(
+            f"launch file {path}:{node.place.line}: distributed_type {node.value} cuts the weights into shards, which "
+            "is not supported; use MULTI_GPU (a whole copy on every GPU)"
+        )
 
 
 def _count(tree: Node, key: str, path: Path) -> int:

@@ -57,6 +57,13 @@ def test_a_file_that_is_not_there_is_named_with_those_that_are(recipe: Path) -> 
         read_accelerate("heer", recipe)
 
 
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED", "fsdp"])
+def test_sharded_weights_are_refused_with_the_line(recipe: Path, kind: str) -> None:
+    launch(f"num_processes: 2\ndistributed_type: {kind}\n")
+    with pytest.raises(MachineError, match=rf"here.yaml:2: distributed_type {kind} .*use MULTI_GPU"):
+        read_accelerate("here", recipe)
+
+
 @pytest.mark.parametrize("text", ["", "- 1\n", "num_processes: many\n", "num_processes: 0\n", "a: [", "a: *b\n"])
 def test_a_broken_file_is_a_fault_of_the_recipe(recipe: Path, text: str) -> None:
     launch(text)
