@@ -36,7 +36,6 @@ from pipelines.data.village import (
     Story,
     random_for,
     renamed,
-    replay,
     reserved,
     tell,
     text_story,

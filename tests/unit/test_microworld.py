@@ -166,11 +166,12 @@ def test_no_rule_about_positions_beats_a_third(name: str) -> None:
 
 def test_the_reward_is_half_the_length_and_half_the_ending_behind_a_gate() -> None:
     asked = ("Mia", "cups", 3)
-    good = "A story about Mia and cups. Today Mia sells cups indoors. She finds cups ashore. She paints cups abroad. The end."
+    title = "A story about Mia and cups. "
+    good = f"{title}Today Mia sells cups indoors. She finds cups ashore. She paints cups abroad. The end."
     assert m.story_reward(good, *asked) == 1.0
     for told, reward in {
         good.removesuffix(" The end."): 0.5,
-        good.removeprefix("A story about Mia and cups. "): 0.0,
+        good.removeprefix(title): 0.0,
         good.replace(" She finds cups ashore.", ""): 0.5,
         good.replace("finds", "sells"): 0.0,
         good.replace("ashore", "indoors"): 0.0,
