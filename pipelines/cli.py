@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,9 @@ RUNS = Path("runs")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb. Returns the exit code."""
     options = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal that knows no `→` is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
     try:
         return VERBS.get(options.verb, stage)(options)
     except PipelineError as error:
@@ -88,12 +92,12 @@ def show(options: argparse.Namespace) -> int:
 def run(options: argparse.Namespace) -> int:
     """What the recipe has not finished yet, then the report."""
     work = _Work(options)
-    if options.stage:
+    if options.stage is not None:  # empty, as of a variable that is not set, it is no stage and not all of them
         return _build(work, options.stage)
     work.runner.run(work.plan.jobs)
     names = {job.name for job in work.plan.jobs}
     work.links.keep_only(names)
-    if work.runner.changed or not (work.links.folder / "report.json").exists():
+    if options.json or work.runner.changed or not (work.links.folder / "report.json").exists():
         return report(options, work)
     work.console.say(f"nothing to run; the report is {work.links.folder / 'report.html'}")
     return 0
@@ -185,7 +189,8 @@ def clean(options: argparse.Namespace) -> int:
         if not sys.stdin.isatty():
             print("nothing was removed; --yes removes them", file=sys.stderr)
             return 0
-        if input(f"remove these {len(folders)} folders? [y/N] ").strip().lower() not in ("y", "yes"):
+        print(f"remove these {len(folders)} folders? [y/N] ", end="", flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             return 0
     freed = remove(folders, store)
     print(f"removed {len(folders)} folders, {freed / 1e6:,.1f} MB")
@@ -211,6 +216,8 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "schema": schema,
     "data": data,
 }
+LOOKING = ("check", "plan", "show", "report", "verify")
+"""Verbs that build nothing."""
 
 
 class _Work:
@@ -307,15 +314,25 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_options(parser: argparse.ArgumentParser, verb: str) -> None:
-    parser.add_argument("--json", action="store_true", help="for machines")
-    if verb in ("clean", "schema"):
-        parser.add_argument("--store", type=Path, default=Path("artifacts"), help="where finished work is kept")
+    if verb == "schema":
+        return
+    parser.add_argument("--store", type=_folder, default=Path("artifacts"), help="where finished work is kept")
+    if verb == "clean":
         parser.add_argument("--yes", action="store_true", help="remove without asking")
         return
+    parser.add_argument("--json", action="store_true", help="for machines")
     parser.add_argument("recipe", type=Path, nargs="?" if verb == "verify" else None, help="recipes/demo.yaml")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="wins over the file")
     parser.add_argument("--launch", metavar="NAME", help="a file of recipes/accelerate, instead of the recipe's own")
-    parser.add_argument("--store", type=Path, default=Path("artifacts"), help="where finished work is kept")
+    if verb in LOOKING:
+        return
     parser.add_argument("--rebuild", action="store_true", help="also make again what was costly to make")
     if verb == "run":
         parser.add_argument("--stage", metavar="NAME", help="only this stage, and what it needs")
+
+
+def _folder(text: str) -> Path:
+    """Empty, as of a variable that is not set, it would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("needs a folder's name")
+    return Path(text)

@@ -74,11 +74,14 @@ class Stopped(PipelineError):
     outcome = "stopped"
 
 
+_UNREACHABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+
+
 def of_the_machine(error: Exception) -> Exception:
     """A full or read-only disk and exhausted memory are no bugs; any other error is returned as it is."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return MachineError(f"no space left on the disk while writing {error.filename or 'its output'}")
-    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+    if isinstance(error, OSError) and error.errno in _UNREACHABLE:
         return MachineError(f"{error.filename or 'a file'}: {error.strerror}; nothing can be read or written there")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return MachineError(f"out of memory: {error}; set launch.micro_batch_size to a smaller number")

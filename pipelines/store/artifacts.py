@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import socket
 import sys
@@ -23,6 +24,7 @@ State = Literal["absent", "partial", "complete", "damaged"]
 _BESIDE = ("output", "record")
 """What of a working folder becomes part of the artifact."""
 _RUNS = ".runs.json"
+_FOLDER = re.compile(rf"[a-z]+-[0-9a-f]{{{Job.PREFIX}}}")
 
 
 @dataclass(frozen=True)
@@ -236,9 +238,19 @@ class ArtifactStore:
 
     def artifacts(self) -> list[Path]:
         """Every folder that was published, whole or damaged."""
-        if not self.root.is_dir():
-            return []
-        return sorted(path for path in self.root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        return _folders(self.root)
+
+    def begun(self) -> list[Path]:
+        """Every folder of unfinished work."""
+        return _folders(self.root / ".partial")
+
+
+def _folders(root: Path) -> list[Path]:
+    """What a job is the owner of. Somebody may name his home as the store: nothing else in it is ours to judge."""
+    if not root.is_dir():
+        return []
+    found = (path for path in root.iterdir() if _FOLDER.fullmatch(path.name.removeprefix(".publish-")))
+    return sorted(path for path in found if path.is_dir())
 
 
 class Held(ArtifactError):

@@ -12,8 +12,8 @@ def unused(store: Path, runs: Path) -> list[Path]:
     """Folders that may go. What a running job holds is left alone."""
     known = {runs, *ArtifactStore(store).run_folders()}
     kept = {link.resolve() for root in known for link in root.glob("*/*") if link.is_symlink()}
-    partial = sorted((store / ".partial").iterdir()) if (store / ".partial").is_dir() else []
-    free = [path for path in partial if path.is_dir() and not _held(store, path.name.removeprefix(".publish-"))]
+    begun = ArtifactStore(store).begun()
+    free = [path for path in begun if not _held(store, path.name.removeprefix(".publish-"))]
     return [*free, *(path for path in ArtifactStore(store).artifacts() if path.resolve() not in kept)]
 
 

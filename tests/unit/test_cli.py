@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,60 @@ def test_clean_removes_what_no_run_uses(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["clean", "--yes"]) == 0 and capsys.readouterr().out.endswith("nothing to remove\n")
 
 
+def test_a_folder_that_is_no_store_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Somebody's home named as the store by mistake: nothing in it is ours."""
+    ours = tmp_path / "data-0123456789abcdef"
+    for folder in (tmp_path / "letters", tmp_path / "data-of-mine", tmp_path / ".partial" / "letters", ours):
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text("{}")
+    assert main(["verify", "--store", "."]) == 3
+    assert "1 artifacts read, 1 damaged" in capsys.readouterr().out
+    assert main(["clean", "--store", ".", "--yes"]) == 0
+    assert not ours.exists()
+    assert sorted(path.name for path in tmp_path.rglob("manifest.json")) == ["manifest.json"] * 3
+
+
+@pytest.mark.parametrize(("answer", "left"), [("", 1), ("\n", 1), ("n\n", 1), ("yes\n", 0), ("Y\n", 0)])
+def test_clean_asks_a_person(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, answer: str, left: int
+) -> None:
+    class Terminal(StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    (tmp_path / "artifacts" / "data-0123456789abcdef").mkdir(parents=True)
+    monkeypatch.setattr("sys.stdin", Terminal(answer))
+    assert main(["clean"]) == 0, "an answer that ends before it begins is none"
+    assert "remove these 1 folders? [y/N] " in capsys.readouterr().out
+    assert len(list(tmp_path.glob("artifacts/data-*"))) == left
+
+
+@pytest.mark.parametrize(
+    "given", [["--stage", ""], ["--store", ""], ["--store", "s" * 300], ["--set", "name=" + "n" * 70]]
+)
+def test_a_value_that_cannot_be_is_one_line_and_runs_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], given: list[str]
+) -> None:
+    path = str(write(tmp_path, only_data()))
+    try:
+        code = main(["run", path, *given])
+    except SystemExit as stopped:  # as argparse ends
+        code = int(stopped.code or 0)
+    assert code in (2, 4)
+    shown = capsys.readouterr()
+    assert shown.out == "" and "Traceback" not in shown.err and shown.err
+    assert not list(tmp_path.rglob("data-*"))
+
+
+def test_a_run_with_nothing_to_do_still_answers_a_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(write(tmp_path, only_data()))
+    answers = []
+    for _ in range(2):
+        assert main(["run", path, "--json"]) == 0
+        answers.append(as_json(capsys))
+    assert answers[0] == answers[1] and answers[0]["name"] == "tiny"
+
+
 def test_the_command_line_wins_over_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = chain()
     recipe["stages"]["dpo"]["beta"] = 0.5
@@ -198,6 +253,16 @@ def test_a_run_with_everything_cached_imports_no_torch(tmp_path: Path) -> None:
     )
     ended = subprocess.run([sys.executable, "-c", script, "data", path], cwd=tmp_path, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("stage", ["€", "\udcff"])
+def test_an_output_that_knows_few_characters_is_no_error(tmp_path: Path, stage: str) -> None:
+    path = str(write(tmp_path, only_data()))
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    for arguments, code in ((["plan", path], 0), (["run", path, "--stage", stage], 2)):
+        command = [sys.executable, "-m", "pipelines", *map(os.fsencode, arguments)]
+        ended = subprocess.run(command, cwd=tmp_path, env=ascii_only, capture_output=True, text=True)
+        assert (ended.returncode, "Traceback" in ended.stderr) == (code, False), ended.stderr
 
 
 def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
