@@ -8,16 +8,11 @@ from typing import Any
 import datasets
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
-from lm_eval.config.task import TaskConfig as LmEvalConfig
 
 from pipelines.data import microworld
 from pipelines.errors import DataError
-from pipelines.recipe.task_files import read_task
+from pipelines.recipe.task_files import OURS, read_task
 
-OURS = {"builtin", "size", "seed", "chat"}
-"""Keys of our own: a built-in item generator with its size and seed; `chat: true` always asks in chat form."""
-CALLABLE = {"custom_dataset", "process_docs", "process_results", "unsafe_code"}
-"""Keys whose values would be Python: a task file holds none."""
 SHOTS = 64
 """Items of a built-in task that only ever serve as worked examples."""
 
@@ -118,24 +113,13 @@ class TaskFile:
     @classmethod
     def read(cls, path: Path) -> "TaskFile":
         values = read_task(path)
-        known = {field.name for field in dataclasses.fields(LmEvalConfig)} - CALLABLE
-        for key in values:
-            if key in CALLABLE:
-                raise DataError(f"{path}: {key}: a task file holds no code; write the rows as they are to be asked")
-            if key not in known | OURS:
-                raise DataError(f"{path}: unknown key '{key}'; lm-eval's task keys and {sorted(OURS)} are known")
-        builtin = values.get("builtin")
-        if builtin is not None and builtin not in BUILTIN:
-            raise DataError(f"{path}: builtin: '{builtin}' is none of {', '.join(BUILTIN)}")
-        if (builtin is None) == (values.get("dataset_path") is None):
-            raise DataError(f"{path}: give one of builtin and dataset_path")
         return cls(
             path,
             {key: value for key, value in values.items() if key not in OURS},
-            builtin,
+            values.get("builtin"),
             size=values.get("size", 400),
             seed=values.get("seed", 0),
-            chat=bool(values.get("chat", False)),
+            chat=values.get("chat", False),
         )
 
     def build(

@@ -6,9 +6,10 @@ import os
 import time
 from pathlib import Path
 
+from pipelines.recipe.data import PACKED
+
 _RACY_NANOSECONDS = 2_000_000_000
 """A file younger than this may still change without its time stamp changing, so it is not cached (git: racy)."""
-_PACKED = (".gz", ".zst")
 
 
 class Digests:
@@ -20,7 +21,8 @@ class Digests:
         self._changed = False
         if cache is not None and cache.is_file():
             try:
-                self._known = dict(json.loads(cache.read_text(encoding="utf-8")))
+                known = dict(json.loads(cache.read_text(encoding="utf-8")))
+                self._known = {path: entry for path, entry in known.items() if len(entry) == 4}
             except (OSError, ValueError, TypeError):
                 self._known = {}  # it is only a cache
 
@@ -55,4 +57,4 @@ class Digests:
 def format_of(path: str) -> str:
     """What a file's name says of its format: `.jsonl.gz`, `.txt`; the rest of the name decides nothing."""
     suffixes = Path(path).suffixes
-    return "".join(suffixes[-2:] if suffixes and suffixes[-1] in _PACKED else suffixes[-1:]).lower()
+    return "".join(suffixes[-2:] if suffixes and suffixes[-1] in PACKED else suffixes[-1:]).lower()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipelines.errors import MachineError, Problem
 from pipelines.recipe.paths import find, names
-from pipelines.recipe.tree import Node, Unreadable, read_tree
+from pipelines.recipe.tree import Node, Unreadable, read_tree, shown
 from pipelines.recipe.words import did_you_mean
 
 FOLDER = "accelerate"
@@ -35,7 +35,7 @@ def read_accelerate(name: str, recipe_path: Path) -> AccelerateFile:
         raise MachineError(f"there is no launch file '{name}'; there are {', '.join(known)}{did_you_mean(name, known)}")
     problems: list[Problem] = []
     try:
-        tree = read_tree(path, problems)
+        tree = read_tree(path, problems, what="launch file", has="what `accelerate config` writes: use_cpu, ...")
     except Unreadable as unreadable:
         raise MachineError(f"launch file {unreadable.problems[0]}") from None
     if problems:
@@ -44,8 +44,8 @@ def read_accelerate(name: str, recipe_path: Path) -> AccelerateFile:
     return AccelerateFile(
         num_processes=_count(tree, "num_processes", path),
         num_machines=_count(tree, "num_machines", path),
-        device="cpu" if _says_yes(tree, "use_cpu") else "gpu",
-        mixed_precision=_precision(tree),
+        device="cpu" if _says_yes(tree, "use_cpu", path) else "gpu",
+        mixed_precision=_precision(tree, path),
         path=path,
     )
 
@@ -64,19 +64,33 @@ def _count(tree: Node, key: str, path: Path) -> int:
     if node is None:
         return 1
     if not isinstance(node.value, int) or isinstance(node.value, bool) or node.value < 1:
-        raise MachineError(f"launch file {path}:{node.place.line}: {key} must be a whole number of at least 1")
+        raise _wrong(key, node, path, "a whole number of at least 1")
     return node.value
 
 
-def _says_yes(tree: Node, key: str) -> bool:
-    """Accelerate reads its files as YAML 1.1, where `yes` and `on` are true."""
+_YES, _NO = ("true", "yes", "on"), ("false", "no", "off")
+"""Accelerate reads its files as YAML 1.1."""
+
+
+def _says_yes(tree: Node, key: str, path: Path) -> bool:
     node = tree.child(key)
-    return node is not None and str(node.value).lower() in ("true", "yes", "on")
+    if node is None or node.value is None:
+        return False
+    word = str(node.value).lower()
+    if word not in (*_YES, *_NO):
+        raise _wrong(key, node, path, "true or false")
+    return word in _YES
 
 
-def _precision(tree: Node) -> str | None:
+def _precision(tree: Node, path: Path) -> str | None:
     node = tree.child("mixed_precision")
     if node is None or node.value is None:
         return None
     word = str(node.value).lower()
-    return "no" if word in ("false", "off") else word
+    if word not in (*_NO, "bf16", "fp16", "fp8"):
+        raise _wrong("mixed_precision", node, path, "no, bf16, fp16 or fp8")
+    return "no" if word in _NO else word
+
+
+def _wrong(key: str, node: Node, path: Path, needed: str) -> MachineError:
+    return MachineError(f"launch file {path}:{node.place.line}: {key} must be {needed}, not {shown(node)}")

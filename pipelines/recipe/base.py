@@ -1,5 +1,6 @@
 """The strict, frozen base of every recipe section, quantities with units, and typed references between stages."""
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -113,7 +114,7 @@ class Duration(Section):
         unit = found and (found[3] if found[3] in _UNITS.values() else _UNITS.get(found[3]))
         if not found or not unit:
             raise ValueError(f"'{text}' is not a duration; write for example '600M tokens', '2 epochs' or '300 steps'")
-        amount = float(found[1].replace("_", "")) * _SCALES[found[2]]
+        amount = _scaled(found[1], _SCALES[found[2]])
         if amount <= 0:
             raise ValueError(f"'{text}' is no time at all; give a number above zero")
         if unit != "epochs" and amount != int(amount):
@@ -135,6 +136,13 @@ class Duration(Section):
         return self
 
 
+def _scaled(digits: str, scale: int) -> float:
+    value = float(digits.replace("_", "")) * scale
+    if math.isinf(value):
+        raise ValueError("needs a number with fewer digits")
+    return value
+
+
 _BYTES = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
@@ -145,7 +153,7 @@ def parse_bytes(value: Any) -> Any:
     found = re.fullmatch(r"([0-9][0-9_]*(?:\.[0-9]+)?)\s*([kKMGT]?B)", value.strip())
     if not found:
         raise ValueError(f"'{value}' is not a size; write for example '500 MB' or '2 GB'")
-    return int(float(found[1].replace("_", "")) * _BYTES[found[2]])
+    return int(_scaled(found[1], _BYTES[found[2]]))
 
 
 Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)]

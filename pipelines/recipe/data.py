@@ -21,6 +21,18 @@ BUILTIN: dict[str, Format] = {
 }
 
 
+# Mirrors the readers of `pipelines.data.files` and the columns of `pipelines.data.formats`; a contract test keeps them
+# equal.
+FILE_KINDS = (".csv", ".json", ".jsonl", ".parquet", ".tsv", ".txt")
+PACKED = (".gz", ".zst")
+COLUMNS: dict[Format, tuple[str, ...]] = {
+    "text": ("text",),
+    "chat": ("messages", "conversations", "prompt", "completion", "instruction", "input", "output"),
+    "preference": ("prompt", "instruction", "input", "chosen", "rejected"),
+}
+"""Our names of columns. Prompt data may have any: reward functions are given them all."""
+
+
 class Dataset(Section):
     """One named dataset. Exactly one of `builtin`, `files`, `hub` says where its rows come from."""
 
@@ -66,8 +78,21 @@ class Dataset(Section):
         for name in ("subset", "split", "revision"):
             if not self.hub and getattr(self, name) != type(self).model_fields[name].default:
                 yield f"{name}: belongs to hub data only"
+        if self.columns and self.builtin:
+            yield "columns: belongs to files and hub data; the built-in world has its own"
+        elif self.columns:
+            yield from self._columns()
         if self.separator and not (self.files and self.format == "text"):
             yield "separator: belongs to text files only"
+
+    def _columns(self) -> Iterator[str]:
+        known = COLUMNS.get(self.format, tuple(self.columns))
+        for ours, theirs in self.columns.items():
+            if ours not in known:
+                advice = (
+                    f"our name comes first, {{{theirs}: {ours}}}" if theirs in known else f"known: {', '.join(known)}"
+                )
+                yield f"columns: '{ours}' is no column of {self.format} data; {advice}"
 
     def meaning(self) -> dict[str, Any]:
         """Without the separator that holds anyway."""
@@ -81,7 +106,7 @@ def _one_name(value: Any) -> Any:
 
 
 def _sums_to_one(mixture: dict[str, float]) -> dict[str, float]:
-    total = math.fsum(mixture.values())
+    total = sum(mixture.values())
     if not math.isclose(total, 1.0, abs_tol=1e-6):
         raise ValueError(f"shares must sum to 1, got {total:g}")
     return mixture

@@ -85,8 +85,20 @@ def _batches(widths: dict[str, _Width], outline: Outline) -> Iterator[Fault]:
 
 
 def _precisions(widths: dict[str, _Width], outline: Outline) -> Iterator[Fault]:
+    """As `_batches`: at the stage, or of several once, at the file that they run with."""
+    others: dict[AccelerateFile, list[str]] = {}
     for name, width in widths.items():
         theirs, ours = width.file.mixed_precision, given(outline.stages[name], "mixed_precision")
         if theirs and ours and theirs != ours:
-            message = f"is {ours}, but {width.file.path} says {theirs}; precision is the stage's: remove the line there"
-            yield Fault(("stages", name, "mixed_precision"), message)
+            others.setdefault(width.file, []).append(name)
+    for file, names in others.items():
+        precisions = [outline.stages[name].__dict__["mixed_precision"] for name in names]
+        said = f"{file.path} says mixed_precision: {file.mixed_precision}"
+        advice = "precision is the stage's: remove the line there"
+        if len(names) == 1:
+            yield Fault(("stages", names[0], "mixed_precision"), f"computes in {precisions[0]}, but {said}; {advice}")
+            continue
+        common = given(outline.launch, "config") == file.path.stem
+        stages = ", ".join(f"{name} ({precision})" for name, precision in zip(names, precisions, strict=True))
+        where = ("launch", "config") if common else ("launch", "stages", names[0], "config")
+        yield Fault(where, f"{said}, not that of {stages}; {advice}")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipelines.errors import KeyPath, Problem
+from pipelines.recipe.paths import is_file
 from pipelines.recipe.stages import STAGE_KINDS
 from pipelines.recipe.tree import Node, Place, Unreadable, format_path, read_tree, read_value, shown
 from pipelines.recipe.words import closest, did_you_mean, is_typo
@@ -58,7 +59,7 @@ def _with_parent(path: Path, tree: Node, problems: list[Problem]) -> Node:
         problems.append(Problem(*node.place, "extends", "needs one file name, relative to this file"))
         return top
     parent = Path(os.path.normpath(path.parent / node.value))
-    if not parent.is_file():
+    if not is_file(parent):
         raise Unreadable(*problems, Problem(*node.place, "extends", f"there is no file {parent}"))
     base = _read(parent, problems)
     if "extends" in base.fields:

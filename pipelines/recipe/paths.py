@@ -1,5 +1,6 @@
 """Where the files lie that a recipe names: beside it, or among the project's own recipes."""
 
+import errno
 from collections.abc import Iterable
 from glob import iglob
 from pathlib import Path
@@ -8,13 +9,23 @@ SHIPPED = Path(__file__).parents[2] / "recipes"
 """The project's own recipes folder, for files that are not beside the recipe."""
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; there is none of a name that is too long for any."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return False
+
+
 def expand(patterns: Iterable[str], folder: Path) -> dict[str, list[Path]]:
     """Pattern -> the files it names, sorted; relative patterns start at `folder`."""
     return {pattern: _expand_one(folder / pattern) for pattern in patterns}
 
 
 def _expand_one(pattern: Path) -> list[Path]:
-    if pattern.is_file():  # a name may hold `[` or `*` and still be a name
+    if is_file(pattern):  # a name may hold `[` or `*` and still be a name
         return [pattern]
     found = sorted(iglob(str(pattern), recursive=True))  # noqa: PTH207  pathlib globs no absolute patterns
     return [path for path in map(Path, found) if path.is_file()]
@@ -24,7 +35,7 @@ def find(name: str, folder: str, ending: str, recipe: Path) -> Path | None:
     """`<folder>/<name><ending>` beside the recipe, else among the project's own recipes."""
     for root in (recipe.resolve().parent, SHIPPED):
         path = root / folder / f"{name}{ending}"
-        if path.is_file():
+        if is_file(path):
             return path
     return None
 
@@ -38,6 +49,6 @@ def names(folder: str, ending: str, recipe: Path) -> list[str]:
 def chat_template(name: str, recipe: Path) -> Path | None:
     """The file of a chat template: a shipped name, or a path relative to the recipe."""
     beside = recipe.resolve().parent / name
-    if beside.is_file():
+    if is_file(beside):
         return beside
     return find(name.removesuffix(".jinja"), "chat_templates", ".jinja", recipe)

@@ -6,7 +6,7 @@ from pathlib import Path
 from pipelines.errors import DataError, KeyPath
 from pipelines.recipe import paths
 from pipelines.recipe.base import ArtifactKind, Consumes, Reads, Section
-from pipelines.recipe.data import Dataset
+from pipelines.recipe.data import FILE_KINDS, PACKED, Dataset
 from pipelines.recipe.fits import find_wrong_launch
 from pipelines.recipe.outline import UNKNOWN, Fault, Outline, given
 from pipelines.recipe.stages import (
@@ -64,12 +64,27 @@ def _files(name: str, dataset: Dataset, recipe_path: Path) -> Iterator[Fault]:
     for index, pattern in enumerate(patterns):
         try:
             found = paths.expand([pattern], folder)[pattern]
+            is_folder = bool(pattern) and (folder / pattern).is_dir()
         except (OSError, ValueError):
-            found = []
+            found, is_folder = [], False
         if not found:
-            yield Fault(
-                ("data", name, "files", index), f"no file matches '{pattern}' (looked from {recipe_path.parent}/)"
-            )
+            message = f"no file matches '{pattern}' (looked from {recipe_path.parent}/)"
+            if is_folder:
+                message = f"'{pattern}' is a folder; name the files in it, for example {pattern.rstrip('/')}/*.txt"
+            yield Fault(("data", name, "files", index), message)
+        elif fault := next(filter(None, map(_unreadable, found)), None):
+            yield Fault(("data", name, "files", index), fault)
+
+
+def _unreadable(path: Path) -> str | None:
+    inner = path.with_suffix("") if path.suffix.lower() in PACKED else path
+    if inner.suffix.lower() not in FILE_KINDS:
+        return f"'{path.name}' is of no kind that is read; those are {', '.join(FILE_KINDS)}, plain, .gz or .zst"
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return f"the name of '{path}' is not UTF-8; rename it"
+    return None
 
 
 def _datasets_named(at: KeyPath, section: Section, outline: Outline) -> Iterator[Fault]:

@@ -103,17 +103,18 @@ class Unreadable(Exception):
         super().__init__("\n".join(map(str, problems)))
 
 
-def read_tree(path: Path, problems: list[Problem]) -> Node:
-    """The mapping in a file. Raises Unreadable when there is none; adds smaller faults to `problems`."""
+def read_tree(
+    path: Path, problems: list[Problem], *, what: str = "recipe", has: str = "name, data, model, stages, launch"
+) -> Node:
+    """The mapping in a file. Raises Unreadable when there is none; adds smaller faults to `problems`. `what` the file
+    is, and `has`, are for messages."""
     text = _read_text(path)
     node = _Builder(str(path), problems).build(text)
     if node is None or node.value is None:
-        raise Unreadable(
-            Problem(str(path), 1, 1, "", "the file is empty; a recipe has name, data, model, stages, launch")
-        )
+        raise Unreadable(Problem(str(path), 1, 1, "", f"the file is empty; a {what} has {has}"))
     if not isinstance(node.value, dict):
         kind = "a list" if isinstance(node.value, list) else "a single value"
-        raise Unreadable(Problem(*node.place, "", f"a recipe is a mapping of fields, and this is {kind}"))
+        raise Unreadable(Problem(*node.place, "", f"a {what} is a mapping of fields, and this is {kind}"))
     return node
 
 

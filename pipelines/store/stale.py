@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipelines.errors import KeyPath
+from pipelines.plan.files import format_of
 from pipelines.plan.jobs import Job
 from pipelines.recipe.base import Section
 from pipelines.recipe.tree import format_path
@@ -111,8 +112,12 @@ def _files(old: Job, new: Job) -> Iterator[str]:
         yield f"{path} {'changed' if path in old.files else 'is new'}"
     for path in removed[:3]:
         yield f"{path} is no longer read"
-    if not changed and not removed and list(old.files.values()) != list(new.files.values()):
-        yield "its files come in another order"
+    if not changed and not removed:
+        was, now = ([(format_of(path), digest) for path, digest in job.files.items()] for job in (old, new))
+        if sorted(was) != sorted(now):
+            yield f"the same files are read as {', '.join(sorted({kind for kind, _ in now}))}"
+        elif was != now:
+            yield "its files come in another order"
 
 
 def _inputs(old: Job, new: Job) -> Iterator[str]:

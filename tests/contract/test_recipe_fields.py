@@ -1,6 +1,8 @@
 """What recipes promise: every field is explained, and what mirrors other tables equals them."""
 
+import dataclasses
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 
 from pipelines.recipe.accelerate_files import read_accelerate
 from pipelines.recipe.base import Section
-from pipelines.recipe.data import BUILTIN, Dataset
+from pipelines.recipe.data import BUILTIN, COLUMNS, FILE_KINDS, PACKED, Dataset
 from pipelines.recipe.docstrings import docstrings, first_sentence
 from pipelines.recipe.launch import Launch, StageLaunch
 from pipelines.recipe.load import find_problems
@@ -17,6 +19,7 @@ from pipelines.recipe.model import STYLES, ModelConfig
 from pipelines.recipe.root import Recipe
 from pipelines.recipe.sections import STAGES
 from pipelines.recipe.stages import REWARD_FUNCTIONS, STAGE_KINDS, TaskConfig
+from pipelines.recipe.task_files import BUILTIN_TASKS, CODE, KEYS
 
 ROOT = Path(__file__).parents[2]
 SECTIONS: list[type[Section]] = [Recipe, Dataset, ModelConfig, Launch, StageLaunch, TaskConfig, *STAGES.values()]
@@ -41,6 +44,23 @@ def test_builtin_tracks_are_those_of_the_world() -> None:
 
     assert {f"microworld/{name}": track.format for name, track in TRACKS.items()} == BUILTIN
     assert set(Dataset.model_fields["builtin"].annotation.__args__[0].__args__) == set(BUILTIN)  # type: ignore[union-attr]
+
+
+def test_kinds_of_files_and_columns_are_those_that_are_read() -> None:
+    from pipelines.data import files, formats
+
+    assert sorted(files._READERS) == list(FILE_KINDS) and sorted(files._UNPACK) == list(PACKED)
+    for format, text in formats._NEEDS.items():
+        assert format == "prompt" or set(re.findall(r"'(\w+)'", text)) <= set(COLUMNS[format])
+
+
+def test_keys_of_task_files_are_those_of_lm_eval_and_ours() -> None:
+    from lm_eval.config.task import TaskConfig as LmEvalConfig
+
+    from pipelines.evaluation.tasks import BUILTIN as GENERATORS
+
+    assert {field.name for field in dataclasses.fields(LmEvalConfig)} == {*KEYS, *CODE}
+    assert set(GENERATORS) == set(BUILTIN_TASKS)
 
 
 def test_reward_functions_are_those_that_exist() -> None:

@@ -64,13 +64,24 @@ def test_sharded_weights_are_refused_with_the_line(recipe: Path, kind: str) -> N
         read_accelerate("here", recipe)
 
 
-@pytest.mark.parametrize("text", ["", "- 1\n", "num_processes: many\n", "num_processes: 0\n", "a: [", "a: *b\n"])
-def test_a_broken_file_is_a_fault_of_the_recipe(recipe: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "the file is empty; a launch file has what `accelerate config` writes: use_cpu, ..."),
+        ("- 1\n", "a launch file is a mapping of fields, and this is a list"),
+        ("num_processes: many\n", "num_processes must be a whole number of at least 1, not 'many'"),
+        ("num_processes: 0\n", "num_processes must be a whole number of at least 1, not 0"),
+        ("use_cpu: maybe\n", "use_cpu must be true or false, not 'maybe'"),
+        ("mixed_precision: [bf16]\n", "mixed_precision must be no, bf16, fp16 or fp8, not a list"),
+        ("a: [", "a value is missing here, or a { or [ is not closed"),
+        ("a: *b\n", "aliases (*name) are not used in recipes; write the value out, text in quotes"),
+    ],
+)
+def test_a_broken_file_is_a_fault_of_the_recipe(recipe: Path, text: str, told: str) -> None:
     launch(text)
-    if text in ("", "- 1\n", "a: [", "a: *b\n") or "num" in text:
-        (line,) = problems(recipe)
-        assert line.startswith("r.yaml:7:9: launch: launch file ")
-        assert "accelerate/here.yaml" in line
+    (line,) = problems(recipe)
+    assert line.startswith("r.yaml:7:9: launch: launch file ")
+    assert "accelerate/here.yaml" in line and line.endswith(f": {told}")
 
 
 def test_precision_is_the_stages(recipe: Path) -> None:
@@ -79,8 +90,16 @@ def test_precision_is_the_stages(recipe: Path) -> None:
     assert problems(recipe) == []
     launch("num_processes: 2\nmixed_precision: 'no'\n")
     (line,) = problems(recipe)
-    assert line.startswith("r.yaml:6:106: stages.pretrain.mixed_precision: is bf16, but ")
-    assert line.endswith("says no; precision is the stage's: remove the line there")
+    assert line.startswith("r.yaml:6:106: stages.pretrain.mixed_precision: computes in bf16, but ")
+    assert line.endswith("says mixed_precision: no; precision is the stage's: remove the line there")
+    recipe.write_text(RECIPE.replace("launch: here", "  more: {like: pretrain, model: pretrain}\nlaunch: here"))
+    (line,) = problems(recipe)
+    assert line.startswith("r.yaml:8:9: launch: ")
+    assert "says mixed_precision: no, not that of pretrain (bf16), more (bf16); precision" in line
+    own = "launch: {stages: {pretrain: here, more: here}}"
+    recipe.write_text(RECIPE.replace("launch: here", f"  more: {{like: pretrain, model: pretrain}}\n{own}"))
+    (line,) = problems(recipe)
+    assert line.startswith("r.yaml:8:29: launch.stages.pretrain: ")
 
 
 def test_batches_divide_over_processes_and_micro_batches(recipe: Path) -> None:
@@ -109,6 +128,32 @@ def test_data_files_and_templates_are_looked_for_from_the_recipe(recipe: Path) -
     assert load_recipe(recipe).recipe.data["text"].files == ("mine/**/*.txt", "odd[1].txt")
 
 
+@pytest.mark.parametrize(
+    ("file", "pattern", "told"),
+    [
+        ("mine/a.txt", "mine", "'mine' is a folder; name the files in it, for example mine/*.txt"),
+        ("mine/a.txt", "mine/", "'mine/' is a folder; name the files in it, for example mine/*.txt"),
+        ("a.md", "*.md", "'a.md' is of no kind that is read; those are .csv, .json, .jsonl, .parquet, .tsv, .txt, "),
+        ("a.gz", "a.gz", "'a.gz' is of no kind that is read; "),
+        ("a\udcff.txt", "*.txt", "a\\udcff.txt' is not UTF-8; rename it"),
+        ("a.txt", "a" * 300, f"no file matches '{'a' * 300}' (looked from ./)"),
+    ],
+)
+def test_data_files_that_cannot_be_read_are_told_at_once(recipe: Path, file: str, pattern: str, told: str) -> None:
+    recipe.write_text(RECIPE.replace("builtin: microworld/text", f"files: '{pattern}'"))
+    Path(file).parent.mkdir(exist_ok=True)
+    Path(file).touch()
+    (line,) = problems(recipe)
+    assert line.startswith("r.yaml:2:22: data.text.files: ") and told in line
+
+
+@pytest.mark.parametrize("name", ["a.txt", "b.JSONL", "c.csv.gz", "d.tsv.zst", "e.parquet", "f.Json.GZ"])
+def test_every_kind_of_file_is_taken(recipe: Path, name: str) -> None:
+    recipe.write_text(RECIPE.replace("builtin: microworld/text", f"files: {name}"))
+    Path(name).touch()
+    assert problems(recipe) == []
+
+
 def test_a_lock_is_read_as_it_was_written(recipe: Path) -> None:
     assert read_lock(recipe) == {}
     pinned = {"roneneldan/TinyStories": {"revision": "0" * 40}}
@@ -117,8 +162,11 @@ def test_a_lock_is_read_as_it_was_written(recipe: Path) -> None:
     assert [path.name for path in Path().iterdir() if "tmp" in path.name] == []
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"a": 1}', "{"])
-def test_a_broken_lock_says_what_to_do(recipe: Path, text: str) -> None:
-    lock_path(recipe).write_text(text)
+@pytest.mark.parametrize("text", ["", "[]", '{"a": 1}', "{", '{"a/b": {}}', '{"a/b": {"revision": "main"}}', None])
+def test_a_broken_lock_says_what_to_do(recipe: Path, text: str | None) -> None:
+    if text is None:
+        lock_path(recipe).mkdir()
+    else:
+        lock_path(recipe).write_text(text)
     with pytest.raises(DataError, match="make data"):
         read_lock(recipe)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_recipe import chain, write
+from tiny_recipe import TEXT, chain, write
 
 from pipelines.plan.files import Digests
 from pipelines.plan.jobs import Plan, make_plan
@@ -60,6 +60,18 @@ def test_an_input(tmp_path: Path) -> None:
         "reads pretrain now",
         "no longer reads sft",
     ]
+
+
+def test_a_file_under_a_name_that_says_another_format(tmp_path: Path) -> None:
+    (tmp_path / "tales.jsonl").write_text(TEXT)
+    recipe = chain()
+    recipe["data"]["tales"].pop("separator")
+    before, _ = loaded_plan(tmp_path, recipe)
+    recipe["data"]["tales"]["files"] = "tales.jsonl"
+    after, position = loaded_plan(tmp_path, recipe)
+    old = before.by_name["data-tales"]
+    manifest = {"job": old.model_dump(mode="json"), "version": old.config.version}
+    assert differences(manifest, after.by_name["data-tales"], position) == ["the same files are read as .jsonl"]
 
 
 def test_a_share(tmp_path: Path) -> None:
