@@ -68,7 +68,9 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(tmp_path: Path, 
     rng, kills, seen = random.Random(kind), 0, set()
     while kills < KILLS:
         process = start(killed, kind)
-        until, step = time.monotonic() + rng.uniform(0.3, 1.0) * seconds, steps_taken(killed) + rng.randint(0, 6)
+        # One in three at a random time, start and end of the program included; the others some steps further.
+        until = time.monotonic() + (rng.uniform(0.3, 1.0) * seconds if kills % 3 == 0 else 300)
+        step = steps_taken(killed) + rng.randint(0, 6)
         while process.poll() is None and time.monotonic() < until and steps_taken(killed) < step:
             time.sleep(0.005)
         if process.poll() is not None:  # it came to its end; begin a new one
