@@ -43,7 +43,8 @@ def find(name: str, folder: str, ending: str, recipe: Path) -> Path | None:
 def names(folder: str, ending: str, recipe: Path) -> list[str]:
     """What could stand as `name` in `find`."""
     roots = (recipe.resolve().parent / folder, SHIPPED / folder)
-    return sorted({path.name.removesuffix(ending) for root in roots for path in root.glob(f"*{ending}")})
+    found = {path.relative_to(root).as_posix() for root in roots for path in root.rglob(f"*{ending}")}
+    return sorted(name.removesuffix(ending) for name in found)
 
 
 def chat_template(name: str, recipe: Path) -> Path | None:

@@ -252,10 +252,17 @@ def _task_files(at: KeyPath, stage: EvaluateStage, recipe_path: Path) -> Iterato
     for index, task in enumerate(given(stage, "tasks") or ()):
         name = given(task, "name") if isinstance(task, TaskConfig) else None
         if name:
+            where = (*at, "tasks", index, "name")
             try:
-                find_task(name, recipe_path)
+                if find_task(name, recipe_path) is None and "/" in name:  # what lm-eval ships has no `/` in its name
+                    yield Fault(where, f"there is no task file '{name}'{_task_hint(name, recipe_path)}")
             except DataError as error:
-                yield Fault((*at, "tasks", index, "name"), str(error))
+                yield Fault(where, str(error))
+
+
+def _task_hint(name: str, recipe_path: Path) -> str:
+    known = paths.names("tasks", ".yaml", recipe_path)
+    return did_you_mean(name, known) or f"; there are {', '.join(known)}"
 
 
 def _tokenizers(outline: Outline) -> Iterator[Fault]:

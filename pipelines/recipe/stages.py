@@ -248,6 +248,8 @@ class PpoStage(FromModelStage):
 
     def faults(self) -> Iterator[str]:
         yield from super().faults()
+        if self.overlong != "drop":
+            yield "overlong: truncate has no meaning for ppo: a prompt without its end asks something else; use drop"
         if self.rollout_batch_size % self.global_batch_size:
             yield (
                 f"rollout_batch_size ({self.rollout_batch_size}) must be a multiple of global_batch_size "

@@ -69,10 +69,6 @@ def run(ctx: StageContext) -> Metrics:
 
 
 def _room_for_prompts(config: PpoStage, max_length: int) -> int:
-    if config.overlong != "drop":
-        raise DataError(
-            "overlong: truncate has no meaning for ppo, since a prompt without its end asks something else; use drop"
-        )
     if max_length <= config.max_completion_length:
         raise DataError(
             f"max_length {max_length} leaves no room for a prompt beside max_completion_length "

@@ -63,6 +63,13 @@ def test_keys_of_task_files_are_those_of_lm_eval_and_ours() -> None:
     assert set(GENERATORS) == set(BUILTIN_TASKS)
 
 
+def test_a_slash_is_in_no_name_of_lm_evals_tasks() -> None:
+    folder = Path(importlib.util.find_spec("lm_eval").submodule_search_locations[0]) / "tasks"  # type: ignore[index, union-attr]
+    named = [re.search(rb"^task: *([^\s\[]+)", path.read_bytes(), re.MULTILINE) for path in folder.rglob("*.yaml")]
+    names = [found[1] for found in named if found]
+    assert len(names) > 1_000 and [name for name in names if b"/" in name] == []
+
+
 def test_reward_functions_are_those_that_exist() -> None:
     if importlib.util.find_spec("pipelines.rewards") is None:
         pytest.skip("no reward functions yet")

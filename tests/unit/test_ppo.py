@@ -219,11 +219,6 @@ def test_prompts_that_leave_no_room_are_counted_and_dropped(tmp_path) -> None:
     assert 0 < metrics["rows_used"] < 24 and lengths["format"] == "prompt"
 
 
-def test_cutting_prompts_is_refused_with_the_reason(tmp_path) -> None:
-    with pytest.raises(DataError, match="truncate has no meaning"):
-        run(context(tmp_path, overlong="truncate"))
-
-
 def test_no_room_for_any_prompt_is_refused(tmp_path) -> None:
     with pytest.raises(DataError, match="leaves no room"):
         run(context(tmp_path, max_length=8))
