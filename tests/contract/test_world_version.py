@@ -12,7 +12,7 @@ from pipelines.data import microworld
 from pipelines.recipe.data import MICROWORLD_VERSION
 from pipelines.rewards import village_story
 
-DIGESTS = {1: "32acfb5b7f737d20a5b4e0f7651d82a03728041749f7dbb7b1da54754f030b7f"}
+DIGESTS = {1: "02fd2165f50d9f5c3445cfab88ed15fb357004b73fcf8bf7b0476be3b539f127"}
 SAMPLE = 60
 
 
