@@ -1,6 +1,7 @@
 """Every failure that a user can cause or fix, with its exit code; anything else is a bug and keeps its traceback."""
 
 import errno
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -74,12 +75,16 @@ class Stopped(PipelineError):
     outcome = "stopped"
 
 
-_UNREACHABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_UNREACHABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EFBIG)
 
 
 def of_the_machine(error: Exception) -> Exception:
     """A full or read-only disk and exhausted memory are no bugs; any other error is returned as it is."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if not isinstance(error, OSError) and (number := re.search(r"\(os error (\d+)\)", str(error))):
+        code = int(number[1])  # safetensors and tokenizers, written in Rust, know no OSError
+        error = OSError(code, str(error)) if code in (*_FULL, *_UNREACHABLE) else error
+    if isinstance(error, OSError) and error.errno in _FULL:
         return MachineError(f"no space left on the disk while writing {error.filename or 'its output'}")
     if isinstance(error, OSError) and error.errno in _UNREACHABLE:
         return MachineError(f"{error.filename or 'a file'}: {error.strerror}; nothing can be read or written there")

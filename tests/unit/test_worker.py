@@ -1,5 +1,6 @@
 """How a job ends: outcome.json for the driver, words for a person."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 from tiny_recipe import only_data, planned
 
-from pipelines.errors import MachineError
+from pipelines.errors import MachineError, of_the_machine
 from pipelines.plan.jobs import Job
 from pipelines.run import worker
 from pipelines.run.launcher import light_settings
@@ -139,3 +140,9 @@ def test_a_worker_without_a_word(workdir: Path, job: Job, status: int, asked: bo
 def test_a_folder_without_a_task_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert worker.main([str(tmp_path)]) == 3
     assert "task.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "machine"), [(errno.ENOSPC, True), (errno.EFBIG, True), (errno.ENOENT, False)])
+def test_a_full_disk_is_known_in_the_words_of_rust_libraries_too(number: int, machine: bool) -> None:
+    told = of_the_machine(RuntimeError(f"Error while serializing: I/O error: no room (os error {number})"))
+    assert isinstance(told, MachineError) is machine
