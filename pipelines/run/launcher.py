@@ -182,7 +182,13 @@ class Forked:
 
     def __init__(self, workdir: Path, log: Path, lock: int):
         self._process = _CONTEXT.Process(target=_in_the_fork, args=(str(workdir), str(log), _Inherited(lock)))
-        self._process.start()
+        try:
+            self._process.start()
+        except (EOFError, ConnectionError):
+            raise MachineError(
+                "the warm process that jobs are forked from was killed from outside, most often for lack of memory; "
+                "run the same command again"
+            ) from None
         assert self._process.pid is not None
         self.pid = self._process.pid
 

@@ -164,17 +164,19 @@ class Runner:
             return artifact
 
     def _lock(self, job: Job, held: ExitStack) -> int:
-        """Waits for a run of another recipe that makes the same; a second run of this recipe is refused."""
+        """Waits for a run of another recipe that makes the same, and for what a killed run left behind; a second run
+        of this recipe is refused."""
         said = False
         while True:
             self._signals.refuse()
             try:
                 return held.enter_context(self.store.lock(job, self.links.folder))
             except Held as error:
-                if not error.other_recipe:
+                if not error.other_recipe and not error.left_behind:
                     raise
                 if not said:
-                    self.console.say(f"  waiting: {error}")
+                    workers = " ".join(map(str, self.store.holders(job))) if error.left_behind else ""
+                    self.console.say(f"  waiting: {error}" + (f"; to stop it: kill {workers}" if workers else ""))
                 said = True
                 time.sleep(_WAIT_SECONDS)
 

@@ -200,6 +200,19 @@ class ArtifactStore:
         finally:
             os.close(descriptor)
 
+    def holders(self, job: Job) -> list[int]:
+        """Processes that have a job's lock, as far as one may know."""
+        import psutil
+
+        path, found = str(self.lock_path(job)), []
+        for process in psutil.process_iter():
+            try:
+                if any(file.path == path for file in process.open_files()):
+                    found.append(process.pid)
+            except (psutil.Error, OSError):
+                continue
+        return found
+
     def lock_path(self, job: Job) -> Path:
         return self.root / ".locks" / f"{job.folder}.lock"
 
@@ -256,10 +269,10 @@ def _folders(root: Path) -> list[Path]:
 class Held(ArtifactError):
     """Somebody else makes the artifact just now."""
 
-    def __init__(self, message: str, *, other_recipe: bool):
+    def __init__(self, message: str, *, other_recipe: bool = False, left_behind: bool = False):
         super().__init__(message)
-        self.other_recipe = other_recipe
-        """Whether it is made for another recipe, which happens to need the same."""
+        self.other_recipe, self.left_behind = other_recipe, left_behind
+        """Whether it is made for another recipe, which happens to need the same; by the worker of a killed run."""
 
 
 def _held(job: Job, path: Path, run: str | None) -> Held:
@@ -268,9 +281,27 @@ def _held(job: Job, path: Path, run: str | None) -> Held:
         owner = json.loads(path.read_text(encoding="utf-8"))
         who = f"process {owner['pid']} on {owner['host']}, since {owner['since']} ({owner['command']})"
         other = None not in (run, owner["run"]) and run != owner["run"]
+        gone = owner["host"] == socket.gethostname() and not _lives(owner["pid"])
     except (OSError, ValueError, KeyError, TypeError):
-        who, other = f"its lock is {path}", False
+        who, other, gone = f"its lock is {path}", False, False
+    if gone:
+        return Held(
+            f"'{job.name}' is being made by the worker of a run that was killed ({who})",
+            other_recipe=other,
+            left_behind=True,
+        )
     return Held(f"'{job.name}' is being made by another run: {who}", other_recipe=other)
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process of this machine has not ended."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 class Links:

@@ -20,7 +20,7 @@ from pipelines.plan.files import Digests
 from pipelines.plan.jobs import Job, make_plan
 from pipelines.recipe.load import load_recipe
 from pipelines.run.console import Console
-from pipelines.run.launcher import Door, open_door
+from pipelines.run.launcher import Door, Forked, open_door
 from pipelines.run.runner import Failed, Runner
 from pipelines.store.artifacts import ArtifactStore, Held, Links
 from pipelines.store.durable import read_manifest, write_json
@@ -222,28 +222,23 @@ def test_a_driver_that_is_asked_to_stop_ends_with_75(tmp_path: Path, number: int
     assert not list((tmp_path / "store").glob("data-*"))
 
 
-def test_a_killed_driver_leaves_its_worker_the_lock(tmp_path: Path) -> None:
+def test_a_run_waits_for_the_worker_of_a_killed_driver(tmp_path: Path) -> None:
     process = driver(tmp_path)
     process.kill()
     process.wait()
-    command = [
-        sys.executable,
-        "-m",
-        "pipelines",
-        "data",
-        str(tmp_path / "tiny.yaml"),
-        "--store",
-        str(tmp_path / "store"),
-    ]
-    second = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert second.returncode == 3 and f"process {process.pid} on" in second.stderr
-    _end_group_of_worker(tmp_path)
+    store = ["--store", str(tmp_path / "store")]
+    command = [sys.executable, "-m", "pipelines", "data", str(tmp_path / "tiny.yaml"), *store]
+    second = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    said = [line for line in second.stderr.splitlines() if "waiting" in line]
+    assert second.returncode == 0 and said
+    assert f"a run that was killed (process {process.pid} on" in said[0] and "to stop it: kill " in said[0]
+    assert len(list((tmp_path / "store").glob("data-*"))) == 2
 
 
-def _end_group_of_worker(folder: Path) -> None:
-    import psutil
+def test_a_warm_process_that_was_killed_is_the_machines_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(self: object) -> None:
+        raise EOFError("unexpected EOF")
 
-    workdir = next((folder / "store" / ".partial").glob("data-*"))
-    for process in psutil.process_iter(["cmdline"]):
-        if process.info["cmdline"] and str(workdir) in process.info["cmdline"]:
-            process.kill()
+    monkeypatch.setattr("multiprocessing.context.ForkServerProcess.start", killed)
+    with pytest.raises(MachineError, match="killed from outside"):
+        Forked(tmp_path, tmp_path / "log.txt", 0)
