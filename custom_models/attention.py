@@ -8,7 +8,7 @@ from transformers import Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration import TransformerConfig
-from .layers import build_norm, rotate
+from .layers import build_norm, rotate, softcapped
 
 
 class Attention(nn.Module):
@@ -22,6 +22,7 @@ class Attention(nn.Module):
         self.head_dim = config.head_dim
         self.scaling = config.head_dim**-0.5
         self.attention_dropout = config.attention_dropout
+        self.softcap = config.attn_logit_softcapping
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         is_sliding = config.layer_types[layer_idx] == "sliding_attention"
         self.sliding_window = config.sliding_window if is_sliding else None
@@ -32,6 +33,9 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(config.hidden_size, key_value_size, bias=config.attention_bias)
         self.v_proj = nn.Linear(config.hidden_size, key_value_size, bias=config.attention_bias)
         self.o_proj = nn.Linear(query_size, config.hidden_size, bias=config.attention_bias)
+        self.gate_proj = None
+        if config.attention_output_gate:
+            self.gate_proj = nn.Linear(config.hidden_size, query_size, bias=config.attention_bias)
         self.q_norm = build_norm(config, config.head_dim) if config.qk_norm else None
         self.k_norm = build_norm(config, config.head_dim) if config.qk_norm else None
 
@@ -53,6 +57,8 @@ class Attention(nn.Module):
             key, value = past_key_values.update(key, value, self.layer_idx)
 
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+        if self.softcap is not None:
+            attend = eager_attention  # the other kernels have no cap, or leave it out without a word
         output, weights = attend(
             self,
             query,
@@ -64,7 +70,10 @@ class Attention(nn.Module):
             sliding_window=self.sliding_window,
             **kwargs,
         )
-        return self.o_proj(output.reshape(*rows_tokens, -1)), weights
+        output = output.reshape(*rows_tokens, -1)
+        if self.gate_proj is not None:  # arXiv 2505.06708
+            output = output * torch.sigmoid(self.gate_proj(hidden_states))
+        return self.o_proj(output), weights
 
     def _project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value, each (rows, heads, tokens, head_dim)."""
@@ -87,14 +96,20 @@ def eager_attention(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[Tensor, Tensor]:
-    """Attention spelled out, with its weights. The mask is additive: 0 where a token is seen."""
+    """Attention spelled out, with its weights. The mask is additive, 0 where a token is seen, or says where one is."""
     if attention_mask is None and module.is_causal and query.shape[2] > 1:
-        raise ValueError("eager attention of a causal model needs its mask; without one it would see the future")
+        if module.softcap is None:
+            raise ValueError("eager attention of a causal model needs its mask; without one it would see the future")
+        num_past = key.shape[2] - query.shape[2]  # masks made for another kernel are left out where causal says it all
+        attention_mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=key.device).tril(num_past)
     if module.num_key_value_groups > 1:
         key = key.repeat_interleave(module.num_key_value_groups, dim=1)
         value = value.repeat_interleave(module.num_key_value_groups, dim=1)
     scores = torch.matmul(query * scaling, key.transpose(2, 3))
-    if attention_mask is not None:
+    scores = softcapped(scores, module.softcap)
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    elif attention_mask is not None:
         scores = scores + attention_mask
     weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     if dropout:

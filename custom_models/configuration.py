@@ -12,10 +12,12 @@ from transformers import PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 
 CHOICES = {
-    "position_embedding": ("rope", "learned"),
+    "position_embedding": ("rope", "learned", "sinusoidal", "none"),
     "norm": ("rms_norm", "layer_norm"),
-    "feed_forward": ("swiglu", "gelu"),
+    "norm_placement": ("pre", "post", "sandwich"),
+    "feed_forward": ("swiglu", "geglu", "gelu", "relu", "relu2"),
 }
+GATED = ("swiglu", "geglu")
 LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
@@ -33,7 +35,7 @@ class TransformerConfig(PreTrainedConfig):
     vocab_size: int = 32_000
     hidden_size: int = 256
     intermediate_size: int | None = None
-    """None: 8/3 of hidden_size rounded up to a multiple of 8 (swiglu), four times hidden_size (gelu)."""
+    """None: 8/3 of hidden_size rounded up to a multiple of 8 where gated, else four times hidden_size."""
     num_hidden_layers: int = 4
     num_attention_heads: int = 4
     num_key_value_heads: int | None = None
@@ -47,16 +49,29 @@ class TransformerConfig(PreTrainedConfig):
     max_position_embeddings: int = 2048
     position_embedding: str = "rope"
     rope_theta: float | int = 10_000.0
+    partial_rotary_factor: float | int = 1.0
+    """Share of each head, its first dimensions, that rope turns."""
+    scale_embeddings: bool = False
+    """Multiply token embeddings by the square root of hidden_size."""
     norm: str = "rms_norm"
     norm_eps: float = 1e-5
+    norm_placement: str = "pre"
+    """pre: before each half of a block, and at the end; post: after each sum; sandwich: before and after each half."""
     feed_forward: str = "swiglu"
-    """"gelu" is GPT-2's: the tanh approximation."""
+    """In "gelu" and "geglu" the activation is GPT-2's: the tanh approximation."""
     qk_norm: bool = False
+    attention_output_gate: bool = False
+    """Multiply what each head reads by a sigmoid of the layer's input."""
+    attn_logit_softcapping: float | int | None = None
+    final_logit_softcapping: float | int | None = None
+    """Logits x become cap * tanh(x / cap)."""
     attention_bias: bool = False
     mlp_bias: bool = False
     dropout: float | int = 0.0
     """Of the embeddings and of what each half of a block adds to the residual stream."""
     attention_dropout: float | int = 0.0
+    stochastic_depth: float | int = 0.0
+    """How often a row skips half a block in training."""
     tie_word_embeddings: bool = True
     initializer_range: float = 0.02
     use_cache: bool = True
@@ -114,9 +129,12 @@ def _check_sizes(config: TransformerConfig) -> None:
     for field in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"):
         if getattr(config, field) < 1:
             raise ValueError(f"{field} is {getattr(config, field)}; it must be at least 1")
-    for field in ("dropout", "attention_dropout"):
+    for field in ("dropout", "attention_dropout", "stochastic_depth"):
         if not 0 <= getattr(config, field) < 1:
             raise ValueError(f"{field} is {getattr(config, field)}; it must be at least 0 and below 1")
+    for field in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if getattr(config, field) is not None and not getattr(config, field) > 0:
+            raise ValueError(f"{field} is {getattr(config, field)}; it must be above 0")
     if config.head_dim is None and config.hidden_size % config.num_attention_heads:
         raise ValueError(
             f"hidden_size {config.hidden_size} is not a multiple of num_attention_heads {config.num_attention_heads}; "
@@ -125,7 +143,7 @@ def _check_sizes(config: TransformerConfig) -> None:
 
 
 def _intermediate_size(hidden_size: int, feed_forward: str) -> int:
-    if feed_forward == "gelu":
+    if feed_forward not in GATED:
         return 4 * hidden_size
     return -(-8 * hidden_size // (3 * 8)) * 8
 
@@ -143,8 +161,7 @@ def _check_attention(config: TransformerConfig) -> None:
     heads, key_value_heads = config.num_attention_heads, config.num_key_value_heads
     if key_value_heads < 1 or heads % key_value_heads:
         raise ValueError(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {key_value_heads}")
-    if config.position_embedding == "rope" and config.head_dim % 2:
-        raise ValueError(f"head_dim is {config.head_dim}; rope turns pairs of dimensions, so it must be even")
+    _check_positions(config)
     if ("sliding_attention" in config.layer_types) != (config.sliding_window is not None):
         raise ValueError(
             f"layer_types {sorted(set(config.layer_types))} with sliding_window {config.sliding_window}: "
@@ -152,6 +169,19 @@ def _check_attention(config: TransformerConfig) -> None:
         )
     if config.sliding_window is not None and config.sliding_window < 1:
         raise ValueError(f"sliding_window is {config.sliding_window}; it must be at least 1")
+
+
+def _check_positions(config: TransformerConfig) -> None:
+    is_rope, share = config.position_embedding == "rope", config.partial_rotary_factor
+    if not 0 < share <= 1 or (share < 1 and not is_rope):
+        raise ValueError(f"partial_rotary_factor is {share}; it belongs to rope, above 0 and at most 1")
+    if is_rope and (share * config.head_dim) % 2:
+        raise ValueError(
+            f"head_dim is {config.head_dim}; rope turns pairs of dimensions, so "
+            + ("it must be even" if share == 1 else f"partial_rotary_factor {share} of it must be an even number")
+        )
+    if config.position_embedding == "sinusoidal" and config.hidden_size % 2:
+        raise ValueError(f"hidden_size is {config.hidden_size}; sinusoidal positions come in pairs, so it must be even")
 
 
 def _source_file(config: TransformerConfig, name: str) -> Path:

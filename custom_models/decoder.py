@@ -16,7 +16,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .attention import Attention
 from .configuration import DecoderConfig
-from .layers import Block, build_norm, rope_angles
+from .layers import Block, Head, build_norm, rope_angles, sinusoids
 
 MASKS = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
 PADDING = -2  # a position no token has, and that no position follows: each padded place is a document of its own
@@ -55,7 +55,8 @@ class DecoderModel(DecoderPreTrainedModel):
         self.layers = nn.ModuleList(
             Block(config, Attention(config, layer_idx, is_causal=True)) for layer_idx in range(config.num_hidden_layers)
         )
-        self.norm = build_norm(config, config.hidden_size)
+        # Where norms come after each sum, the last block ends with one.
+        self.norm = nn.Identity() if config.norm_placement == "post" else build_norm(config, config.hidden_size)
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -105,27 +106,30 @@ class DecoderModel(DecoderPreTrainedModel):
         position_ids: Tensor | None,
         past_key_values: Cache | None,
     ) -> Tensor:
-        """(rows or 1, tokens). Rope sees distances only; learned positions start at the first token after padding."""
+        """(rows or 1, tokens). Rope sees distances only; absolute positions start at the first token after padding."""
         if position_ids is not None:
             return position_ids
         num_tokens = inputs_embeds.shape[1]
         num_past = past_key_values.get_seq_length() if past_key_values is not None else 0
-        if self.embed_positions is not None:
-            if num_past + num_tokens > self.embed_positions.num_embeddings:
-                limit = self.embed_positions.num_embeddings
-                raise ValueError(f"{num_past + num_tokens} tokens, but max_position_embeddings is {limit}")
-            if _is_padding_mask(attention_mask):
-                return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -num_tokens:]
+        if self.embed_positions is not None and num_past + num_tokens > self.embed_positions.num_embeddings:
+            limit = self.embed_positions.num_embeddings
+            raise ValueError(f"{num_past + num_tokens} tokens, but max_position_embeddings is {limit}")
+        if self.config.position_embedding in ("learned", "sinusoidal") and _is_padding_mask(attention_mask):
+            return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -num_tokens:]
         return (torch.arange(num_tokens, device=inputs_embeds.device) + num_past)[None]
 
     def _embed(self, inputs_embeds: Tensor, positions: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         config, angles = self.config, None
+        dtype = inputs_embeds.dtype
+        if config.scale_embeddings:
+            inputs_embeds = inputs_embeds * torch.tensor(config.hidden_size**0.5, dtype=dtype)
         if self.embed_positions is not None:
             inputs_embeds = inputs_embeds + self.embed_positions(positions)
-        else:
-            angles = rope_angles(
-                positions, head_dim=config.head_dim, theta=config.rope_theta, dtype=inputs_embeds.dtype
-            )
+        elif config.position_embedding == "sinusoidal":
+            inputs_embeds = inputs_embeds + sinusoids(positions, size=config.hidden_size, dtype=dtype)
+        elif config.position_embedding == "rope":
+            size = int(config.head_dim * config.partial_rotary_factor)
+            angles = rope_angles(positions, size=size, theta=config.rope_theta, dtype=dtype)
         if config.dropout and self.training:
             inputs_embeds = F.dropout(inputs_embeds, config.dropout)
         return inputs_embeds, angles
@@ -162,7 +166,7 @@ class DecoderForCausalLM(DecoderPreTrainedModel, GenerationMixin):
     def __init__(self, config: DecoderConfig):
         super().__init__(config)
         self.model = DecoderModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Head(config)
         self.post_init()
 
     @can_return_tuple

@@ -1,12 +1,14 @@
 """The parts of a block that see one token at a time: norms, feed-forwards, positions; and the block that joins them."""
 # mypy: no-strict-optional
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .configuration import TransformerConfig
+from .configuration import GATED, TransformerConfig
 
 NORMS = {"rms_norm": nn.RMSNorm, "layer_norm": nn.LayerNorm}
 
@@ -15,65 +17,125 @@ def build_norm(config: TransformerConfig, size: int) -> nn.Module:
     return NORMS[config.norm](size, eps=config.norm_eps)
 
 
-class SwiGLU(nn.Module):
+def squared_relu(states: Tensor) -> Tensor:
+    """Primer's activation (arXiv 2109.08668)."""
+    return F.relu(states).square()
+
+
+def tanh_gelu(states: Tensor) -> Tensor:
+    return F.gelu(states, approximate="tanh")
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "swiglu": F.silu,
+    "geglu": tanh_gelu,
+    "gelu": tanh_gelu,
+    "relu": F.relu,
+    "relu2": squared_relu,
+}
+
+
+class FeedForward(nn.Module):
+    """Two projections with an activation between them; where gated (arXiv 2002.05202), a third scales its output."""
+
     def __init__(self, config: TransformerConfig):
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.activation = ACTIVATIONS[config.feed_forward]
+        self.gate_proj = None
+        if config.feed_forward in GATED:
+            self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+        if self.gate_proj is None:
+            return self.down_proj(self.activation(self.up_proj(hidden_states)))
+        return self.down_proj(self.activation(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
 
 
-class GELU(nn.Module):
-    def __init__(self, config: TransformerConfig):
-        super().__init__()
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        return self.down_proj(F.gelu(self.up_proj(hidden_states), approximate="tanh"))
-
-
-FEED_FORWARDS = {"swiglu": SwiGLU, "gelu": GELU}
-
-
-def rope_angles(position_ids: Tensor, *, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of each position's angles, (rows, 1, tokens, head_dim), to be shared by all layers.
+def rope_angles(position_ids: Tensor, *, size: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of each position's angles, (rows, 1, tokens, size), to be shared by all layers; `size` is how
+    many dimensions of a head they turn.
 
     Computed from nothing but the positions: a stored table would have to survive meta devices and bf16 casts.
     """
-    steps = torch.arange(0, head_dim, 2, device=position_ids.device, dtype=torch.float32) / head_dim
+    steps = torch.arange(0, size, 2, device=position_ids.device, dtype=torch.float32) / size
     angles = position_ids[:, None, :, None].float() * (1.0 / theta**steps)
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (i, i + head_dim / 2) of `states`, (rows, heads, tokens, head_dim), by its position's angle."""
+    """Turn each pair (i, i + n / 2) of the first n dimensions of `states`, (rows, heads, tokens, head_dim), by its
+    position's angle; n is the width of `cos` and `sin`, and the other dimensions stay."""
+    size = cos.shape[-1]
+    if size < states.shape[-1]:
+        return torch.cat((rotate(states[..., :size], cos, sin), states[..., size:]), dim=-1)
     first, second = states.chunk(2, dim=-1)
     return states * cos + torch.cat((-second, first), dim=-1) * sin
 
 
+def sinusoids(position_ids: Tensor, *, size: int, dtype: torch.dtype) -> Tensor:
+    """The 2017 Transformer's positions (arXiv 1706.03762, 3.5), (rows, tokens, size): sines and cosines in turn."""
+    steps = torch.arange(0, size, 2, device=position_ids.device, dtype=torch.float32) / size
+    angles = position_ids[..., None].float() / 10_000.0**steps
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2).to(dtype)
+
+
+def softcapped(logits: Tensor, cap: float | None) -> Tensor:
+    """Logits held below `cap` in size without a corner (arXiv 2408.00118, 2)."""
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+class Head(nn.Linear):
+    """From hidden states to logits. The cap is in here, so that whoever takes the head alone has it too."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__(config.hidden_size, config.vocab_size, bias=False)
+        self.softcap = config.final_logit_softcapping
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return softcapped(super().forward(hidden_states), self.softcap)
+
+
 class Block(GradientCheckpointingLayer):
-    """Pre-norm residual block. The attention is given, so that encoders and decoders share the block."""
+    """Attention and a feed-forward, each added to the residual stream. The attention is given, so that encoders and
+    decoders share the block. Norms have Llama's names where they are placed before, Gemma 2's where on both sides."""
 
     def __init__(self, config: TransformerConfig, attention: nn.Module):
         super().__init__()
-        self.dropout = config.dropout
-        self.input_layernorm = build_norm(config, config.hidden_size)
+        self.dropout, self.stochastic_depth = config.dropout, config.stochastic_depth
+        self.placement = config.norm_placement
+        if self.placement != "post":
+            self.input_layernorm = build_norm(config, config.hidden_size)
         self.self_attn = attention
         self.post_attention_layernorm = build_norm(config, config.hidden_size)
-        self.mlp = FEED_FORWARDS[config.feed_forward](config)
+        if self.placement == "sandwich":
+            self.pre_feedforward_layernorm = build_norm(config, config.hidden_size)
+        self.mlp = FeedForward(config)
+        if self.placement != "pre":
+            self.post_feedforward_layernorm = build_norm(config, config.hidden_size)
 
     def forward(self, hidden_states: Tensor, **kwargs) -> Tensor:
         """`kwargs` are the attention's: mask, rope angles, cache."""
+        if self.placement == "post":
+            update, _ = self.self_attn(hidden_states, **kwargs)
+            hidden_states = self.post_attention_layernorm(hidden_states + self._dropped(update))
+            return self.post_feedforward_layernorm(hidden_states + self._dropped(self.mlp(hidden_states)))
         update, _ = self.self_attn(self.input_layernorm(hidden_states), **kwargs)
-        hidden_states = hidden_states + self._dropped(update)
-        return hidden_states + self._dropped(self.mlp(self.post_attention_layernorm(hidden_states)))
+        if self.placement == "pre":
+            hidden_states = hidden_states + self._dropped(update)
+            return hidden_states + self._dropped(self.mlp(self.post_attention_layernorm(hidden_states)))
+        hidden_states = hidden_states + self._dropped(self.post_attention_layernorm(update))
+        update = self.mlp(self.pre_feedforward_layernorm(hidden_states))
+        return hidden_states + self._dropped(self.post_feedforward_layernorm(update))
 
     def _dropped(self, update: Tensor) -> Tensor:
-        if not self.dropout or not self.training:
+        if not self.training:
             return update
-        return F.dropout(update, self.dropout)
+        if self.dropout:
+            update = F.dropout(update, self.dropout)
+        if self.stochastic_depth:  # arXiv 1603.09382, scaled in training instead of later
+            kept = 1 - self.stochastic_depth
+            update = update * torch.empty_like(update[:, :1, :1]).bernoulli_(kept) / kept
+        return update

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipelines.plan.jobs import Job, Plan
-from pipelines.recipe.model import ModelConfig
+from pipelines.recipe.model import GATED, ModelConfig
 from pipelines.recipe.stages import TokenizerStage, TrainStage
 
 _CHECKPOINTS = 3
@@ -49,8 +49,8 @@ def parameters(model: ModelConfig, vocab_size: int) -> int:
     head = model.head_dim or hidden // heads
     key_value = model.num_key_value_heads or heads
     wide = model.intermediate_size or model.default_intermediate_size
-    attention = hidden * head * (2 * heads + 2 * key_value)
-    feed_forward = hidden * wide * (3 if model.feed_forward == "swiglu" else 2)
+    attention = hidden * head * (2 * heads + 2 * key_value + (heads if model.attention_output_gate else 0))
+    feed_forward = hidden * wide * (3 if model.feed_forward in GATED else 2)
     embeddings = vocab_size * hidden * (1 if model.tie_word_embeddings else 2)
     if model.position_embedding == "learned":
         embeddings += model.max_position_embeddings * hidden

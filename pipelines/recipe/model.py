@@ -8,6 +8,8 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from pipelines.recipe.base import Section
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+GATED = ("swiglu", "geglu")
+"""Feed-forwards of three projections."""
 LayerType = Literal["full_attention", "sliding_attention"]
 
 STYLES: dict[str, dict[str, Any]] = {
@@ -44,18 +46,30 @@ class ModelConfig(Section):
     """Width of the feed-forward. Default: 8/3 of hidden_size rounded up to 8 for swiglu, 4 times for gelu."""
     max_position_embeddings: PositiveInt = 1024
     """Longest sequence in tokens."""
-    position_embedding: Literal["rope", "learned"] = "rope"
-    """Rotary (arXiv 2104.09864) or learned absolute positions."""
+    position_embedding: Literal["rope", "learned", "sinusoidal", "none"] = "rope"
+    """Rotary (arXiv 2104.09864), learned absolute, sinusoidal (arXiv 1706.03762), or none."""
     rope_theta: PositiveFloat = 10_000.0
     """Base of the rotary frequencies."""
+    partial_rotary_factor: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Share of each head that rope turns, its first dimensions."""
+    scale_embeddings: bool = False
+    """Multiply token embeddings by the square root of hidden_size (arXiv 1706.03762, 3.4)."""
     norm: Literal["rms_norm", "layer_norm"] = "rms_norm"
-    """Normalisation before each sublayer and at the end."""
+    """Kind of normalisation."""
     norm_eps: PositiveFloat = 1e-5
     """Added to the variance inside the norm."""
-    feed_forward: Literal["swiglu", "gelu"] = "swiglu"
-    """Gated (arXiv 2002.05202) or plain feed-forward."""
+    norm_placement: Literal["pre", "post", "sandwich"] = "pre"
+    """pre: before each sublayer and at the end; post: after each sum (arXiv 1706.03762); sandwich: on both sides."""
+    feed_forward: Literal["swiglu", "geglu", "gelu", "relu", "relu2"] = "swiglu"
+    """Gated (swiglu, geglu: arXiv 2002.05202) or plain; relu2 is the square of relu (arXiv 2109.08668)."""
     qk_norm: bool = False
     """Normalise queries and keys per head before attention."""
+    attention_output_gate: bool = False
+    """Multiply what each head reads by a sigmoid of the layer's input (arXiv 2505.06708)."""
+    attn_logit_softcapping: PositiveFloat | None = None
+    """Attention logits x become cap * tanh(x / cap) (arXiv 2408.00118). Slower: no fused kernel has it."""
+    final_logit_softcapping: PositiveFloat | None = None
+    """The same for the logits over the vocabulary."""
     layer_types: tuple[LayerType, ...] | None = None
     """One period of layers, repeated to num_hidden_layers. Default: full attention everywhere."""
     sliding_window: PositiveInt | None = None
@@ -68,6 +82,8 @@ class ModelConfig(Section):
     """Dropout on embeddings and on what each sublayer adds."""
     attention_dropout: Share = 0.0
     """Dropout on attention weights."""
+    stochastic_depth: Share = 0.0
+    """How often a row skips a sublayer in training (arXiv 1603.09382)."""
     tie_word_embeddings: bool = True
     """Use the embedding matrix as the output head."""
     initializer_range: PositiveFloat = 0.02
@@ -95,8 +111,7 @@ class ModelConfig(Section):
                 "without a rest"
             )
         width = self.head_dim or self.hidden_size // self.num_attention_heads
-        if self.position_embedding == "rope" and width % 2:
-            yield f"head_dim, or hidden_size / num_attention_heads, must be even for rope, not {width}"
+        yield from self._position_faults(width)
         slides = "sliding_attention" in (self.layer_types or ())
         if slides and self.sliding_window is None:
             yield "layer_types has sliding_attention, so sliding_window is needed"
@@ -110,10 +125,21 @@ class ModelConfig(Section):
                 f"({len(self.layer_types)})"
             )
 
+    def _position_faults(self, width: int) -> Iterator[str]:
+        is_rope, share = self.position_embedding == "rope", self.partial_rotary_factor
+        if is_rope and share == 1 and width % 2:
+            yield f"head_dim, or hidden_size / num_attention_heads, must be even for rope, not {width}"
+        elif is_rope and (share * width) % 2:
+            yield f"partial_rotary_factor ({share}) of {width} dimensions must be an even number of them"
+        if share < 1 and not is_rope:
+            yield f"partial_rotary_factor belongs to rope, and position_embedding is {self.position_embedding}"
+        if self.position_embedding == "sinusoidal" and self.hidden_size % 2:
+            yield f"hidden_size ({self.hidden_size}) must be even for sinusoidal positions"
+
     @property
     def default_intermediate_size(self) -> int:
         """Width of the feed-forward where none is given; custom_models has the same rule, and a test compares them."""
-        if self.feed_forward == "gelu":
+        if self.feed_forward not in GATED:
             return 4 * self.hidden_size
         return -(-self.hidden_size * 8 // 3 // 8) * 8
 

@@ -24,8 +24,16 @@ torch.set_num_threads(1)
         ({"layer_types": []}, "it takes one or more of"),
         ({"layer_types": ["full_attention"] * 5}, "5 entries, more than num_hidden_layers 4"),
         ({"norm": "batch_norm"}, "norm is 'batch_norm'; it must be one of rms_norm, layer_norm"),
-        ({"feed_forward": "relu"}, "must be one of swiglu, gelu"),
-        ({"position_embedding": "alibi"}, "must be one of rope, learned"),
+        ({"feed_forward": "silu"}, "must be one of swiglu, geglu, gelu, relu, relu2"),
+        ({"position_embedding": "rotary"}, "must be one of rope, learned, sinusoidal, none"),
+        ({"norm_placement": "both"}, "must be one of pre, post, sandwich"),
+        ({"partial_rotary_factor": 0.5, "position_embedding": "none"}, "partial_rotary_factor is 0.5; it belongs to"),
+        ({"partial_rotary_factor": 0.0}, "above 0 and at most 1"),
+        ({"partial_rotary_factor": 0.3}, "0.3 of it must be an even number"),
+        ({"position_embedding": "sinusoidal", "hidden_size": 33, "head_dim": 8}, "come in pairs"),
+        ({"attn_logit_softcapping": 0.0}, "attn_logit_softcapping is 0.0; it must be above 0"),
+        ({"final_logit_softcapping": -1.0}, "final_logit_softcapping is -1.0; it must be above 0"),
+        ({"stochastic_depth": 1.0}, "stochastic_depth is 1.0; it must be at least 0 and below 1"),
         ({"dropout": 1.0}, "dropout is 1.0; it must be at least 0 and below 1"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0; it must be at least 1"),
     ],
@@ -36,7 +44,8 @@ def test_a_wrong_combination_is_refused_with_its_reason(changes, message):
 
 
 @pytest.mark.parametrize(
-    ("feed_forward", "hidden_size", "expected"), [("swiglu", 128, 344), ("swiglu", 384, 1024), ("gelu", 128, 512)]
+    ("feed_forward", "hidden_size", "expected"),
+    [("swiglu", 128, 344), ("swiglu", 384, 1024), ("gelu", 128, 512), ("geglu", 128, 344), ("relu2", 128, 512)],
 )
 def test_the_feed_forward_width_follows_from_the_hidden_size(feed_forward, hidden_size, expected):
     assert DecoderConfig(hidden_size=hidden_size, feed_forward=feed_forward).intermediate_size == expected

@@ -279,7 +279,7 @@ def test_dropout_reaches_the_embeddings_and_both_halves_of_a_block():
     block.register_forward_hook(lambda _, args, output: seen.update(before=args[0], after=output))
     model(tokens(4, 16))
     assert (seen["before"] == 0).float().mean() > 0.9
-    block.train()(torch.randn(4, 16, 32), position_embeddings=(torch.ones(1), torch.zeros(1)))
+    block.train()(torch.randn(4, 16, 32), position_embeddings=(torch.ones(8), torch.zeros(8)))
     assert (seen["after"] == seen["before"]).float().mean() > 0.9
 
 
