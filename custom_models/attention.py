@@ -57,8 +57,11 @@ class Attention(nn.Module):
             key, value = past_key_values.update(key, value, self.layer_idx)
 
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
-        if self.softcap is not None:
-            attend = eager_attention  # the other kernels have no cap, or leave it out without a word
+        if self.softcap is not None:  # sdpa has no cap, but its masks are read by eager attention too
+            if self.config._attn_implementation not in ("sdpa", "eager"):
+                kernel = self.config._attn_implementation
+                raise ValueError(f"attn_logit_softcapping is not supported with {kernel}; use sdpa or eager")
+            attend = eager_attention
         output, weights = attend(
             self,
             query,

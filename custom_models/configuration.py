@@ -175,7 +175,7 @@ def _check_positions(config: TransformerConfig) -> None:
     is_rope, share = config.position_embedding == "rope", config.partial_rotary_factor
     if not 0 < share <= 1 or (share < 1 and not is_rope):
         raise ValueError(f"partial_rotary_factor is {share}; it belongs to rope, above 0 and at most 1")
-    if is_rope and (share * config.head_dim) % 2:
+    if is_rope and round(share * config.head_dim, 6) % 2:
         raise ValueError(
             f"head_dim is {config.head_dim}; rope turns pairs of dimensions, so "
             + ("it must be even" if share == 1 else f"partial_rotary_factor {share} of it must be an even number")

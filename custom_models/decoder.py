@@ -128,7 +128,7 @@ class DecoderModel(DecoderPreTrainedModel):
         elif config.position_embedding == "sinusoidal":
             inputs_embeds = inputs_embeds + sinusoids(positions, size=config.hidden_size, dtype=dtype)
         elif config.position_embedding == "rope":
-            size = int(config.head_dim * config.partial_rotary_factor)
+            size = round(config.head_dim * config.partial_rotary_factor)
             angles = rope_angles(positions, size=size, theta=config.rope_theta, dtype=dtype)
         if config.dropout and self.training:
             inputs_embeds = F.dropout(inputs_embeds, config.dropout)

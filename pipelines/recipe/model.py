@@ -129,10 +129,11 @@ class ModelConfig(Section):
         is_rope, share = self.position_embedding == "rope", self.partial_rotary_factor
         if is_rope and share == 1 and width % 2:
             yield f"head_dim, or hidden_size / num_attention_heads, must be even for rope, not {width}"
-        elif is_rope and (share * width) % 2:
+        elif is_rope and round(share * width, 6) % 2:
             yield f"partial_rotary_factor ({share}) of {width} dimensions must be an even number of them"
-        if share < 1 and not is_rope:
-            yield f"partial_rotary_factor belongs to rope, and position_embedding is {self.position_embedding}"
+        for field in () if is_rope else ("rope_theta", "partial_rotary_factor"):
+            if getattr(self, field) != type(self).model_fields[field].default:
+                yield f"{field} belongs to rope, and position_embedding is {self.position_embedding}"
         if self.position_embedding == "sinusoidal" and self.hidden_size % 2:
             yield f"hidden_size ({self.hidden_size}) must be even for sinusoidal positions"
 

@@ -128,6 +128,13 @@ def test_the_gate_scales_what_each_head_reads() -> None:
     same_logits(ours, plain)
 
 
+def test_a_cap_is_refused_where_the_kernel_has_none() -> None:
+    model = decoder(attn_logit_softcapping=2.0)
+    model.config._attn_implementation = "flex_attention"
+    with pytest.raises(ValueError, match="attn_logit_softcapping is not supported with flex_attention"):
+        model(input_ids=tokens(1, 4))
+
+
 def test_relu2_is_the_square_of_relu() -> None:
     ours, states = decoder(feed_forward="relu2").model.layers[0].mlp, torch.randn(2, 3, 32)
     inner = states @ ours.up_proj.weight.T
