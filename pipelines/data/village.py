@@ -250,10 +250,10 @@ def _about(draw: Draw, shape: Shape, people: Iterable[str], objects: Iterable[st
     return Story(draw, shape, cast=(person, thing), training=training)
 
 
-def shaped_story(draw: Draw, shape: Shape, *, cast: tuple[str, str] | None = None, training: bool = False) -> Story:
+def shaped_story(draw: Draw, shape: Shape, *, training: bool = False) -> Story:
     """A story without a title."""
     draw.say(TODAY)
-    return Story(draw, shape, cast=cast, training=training)
+    return Story(draw, shape, training=training)
 
 
 def random_for(*key: object) -> random.Random:
@@ -270,13 +270,13 @@ def until_allowed(write: Callable[[], Story]) -> Story:
             continue
 
 
-def tell(rng: random.Random, shape: Shape, *, cast: tuple[str, str] | None = None, training: bool = False) -> Story:
-    return until_allowed(lambda: shaped_story(Draw(rng), shape, cast=cast, training=training))
+def tell(rng: random.Random, shape: Shape, *, training: bool = False) -> Story:
+    return until_allowed(lambda: shaped_story(Draw(rng), shape, training=training))
 
 
-def replay(text: str, shape: Shape, *, cast: tuple[str, str] | None = None) -> Story:
+def replay(text: str, shape: Shape) -> Story:
     """Reads a text back into its state; raises `Illegal` where it does not follow."""
-    return shaped_story(Draw(text=text), shape, cast=cast)
+    return shaped_story(Draw(text=text), shape)
 
 
 def renamed(story: Story, shape: Shape, rng: random.Random) -> Story:
