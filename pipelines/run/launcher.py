@@ -35,7 +35,7 @@ PRELOADED = (
     "pipelines.stages.ppo",
     "pipelines.stages.evaluate",
 )
-"""What the warm process imports. It only imports: a thread pool of torch would not survive the fork."""
+"""What the warm process imports (`preload.py`)."""
 
 _GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 _GROUP_PREFIXES = ("ACCELERATE_", "TORCHELASTIC_", "FSDP_", "PARALLELISM_CONFIG_")
@@ -215,7 +215,7 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 
 def warm_up(settings: LaunchSettings) -> None:
     """Start importing in the background; the first fork waits for what is left of it."""
-    _CONTEXT.set_forkserver_preload(list(PRELOADED))
+    _CONTEXT.set_forkserver_preload(["pipelines.run.preload"])
     with _environment(worker_environment(settings, "pretrain")), _quiet():
         forkserver.ensure_running()
 

@@ -21,7 +21,7 @@ from typing import Any
 from pipelines.errors import ArtifactError, MachineError, PipelineError, Stopped, of_the_machine
 from pipelines.plan.jobs import Job
 from pipelines.run.launcher import LIGHT_KINDS, worker_environment
-from pipelines.stages.base import STAGES, LaunchSettings, Metrics, StageContext
+from pipelines.stages.base import LaunchSettings, Metrics, StageContext, load_stage
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.store.durable import sync_tree, write_json
 
@@ -108,12 +108,13 @@ def _run(task: Task, workdir: Path, rank: int) -> Metrics:
         shutil.rmtree(workdir / "output", ignore_errors=True)
     for name in ("output", "checkpoints", "record"):
         (workdir / name).mkdir(exist_ok=True)
+    stage = load_stage(task.job.kind)
     if task.job.kind not in LIGHT_KINDS and task.launch.threads is not None:
         import torch
 
         torch.set_num_threads(task.launch.threads)  # the libraries may have been loaded before this job was known
     context = StageContext(job=task.job, inputs=task.inputs, workdir=workdir, launch=task.launch)
-    return _plain(STAGES[task.job.kind](context))
+    return _plain(stage(context))
 
 
 def leave_group(*, together: bool) -> None:

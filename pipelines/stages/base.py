@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 
 from pipelines.plan.jobs import Job
 from pipelines.recipe.base import Section
+from pipelines.stages.imports import quick_imports
 
 
 class LaunchSettings(Section):
@@ -59,69 +61,23 @@ Stage = Callable[[StageContext], Metrics]
 """Reads `ctx.inputs`, writes `ctx.output`, returns metrics. Runs once in every process of the job."""
 
 
-def _data(ctx: StageContext) -> Metrics:
-    from pipelines.stages.data import run
-
-    return run(ctx)
-
-
-def _tokenizer(ctx: StageContext) -> Metrics:
-    from pipelines.stages.tokenizer import run
-
-    return run(ctx)
-
-
-def _tokens(ctx: StageContext) -> Metrics:
-    from pipelines.stages.tokens import run
-
-    return run(ctx)
-
-
-def _pretrain(ctx: StageContext) -> Metrics:
-    from pipelines.stages.pretrain import run
-
-    return run(ctx)
-
-
-def _sft(ctx: StageContext) -> Metrics:
-    from pipelines.stages.sft import run
-
-    return run(ctx)
-
-
-def _reward(ctx: StageContext) -> Metrics:
-    from pipelines.stages.reward import run
-
-    return run(ctx)
-
-
-def _dpo(ctx: StageContext) -> Metrics:
-    from pipelines.stages.dpo import run
-
-    return run(ctx)
-
-
-def _ppo(ctx: StageContext) -> Metrics:
-    from pipelines.stages.ppo import run
-
-    return run(ctx)
-
-
-def _evaluate(ctx: StageContext) -> Metrics:
-    from pipelines.stages.evaluate import run
-
-    return run(ctx)
-
-
-STAGES: Mapping[str, Stage] = {
-    "data": _data,
-    "tokenizer": _tokenizer,
-    "tokens": _tokens,
-    "pretrain": _pretrain,
-    "sft": _sft,
-    "reward": _reward,
-    "dpo": _dpo,
-    "ppo": _ppo,
-    "evaluate": _evaluate,
+STAGES: Mapping[str, str] = {
+    "data": "pipelines.stages.data",
+    "tokenizer": "pipelines.stages.tokenizer",
+    "tokens": "pipelines.stages.tokens",
+    "pretrain": "pipelines.stages.pretrain",
+    "sft": "pipelines.stages.sft",
+    "reward": "pipelines.stages.reward",
+    "dpo": "pipelines.stages.dpo",
+    "ppo": "pipelines.stages.ppo",
+    "evaluate": "pipelines.stages.evaluate",
 }
-"""Every kind of job. Imports wait until a kind is used: a data job needs no torch."""
+"""Every kind of job, and the module whose `run` is its Stage. It is imported when a job needs it: a data job needs no
+torch."""
+
+
+def load_stage(kind: str) -> Stage:
+    """Import what a kind of job needs."""
+    with quick_imports():
+        stage: Stage = import_module(STAGES[kind]).run
+    return stage
