@@ -14,7 +14,7 @@ from pipelines.data.tokens import TokenWriter
 from pipelines.plan.jobs import Input, Job, JobConfig
 from pipelines.recipe.model import ModelConfig
 from pipelines.recipe.stages import DpoStage, PretrainStage, RewardStage, SftStage
-from pipelines.stages.base import STAGES, LaunchSettings, StageContext
+from pipelines.stages.base import LaunchSettings, StageContext, load_stage
 from pipelines.store import durable
 
 torch.set_num_threads(1)  # tiny models on shared cores: a second thread only waits
@@ -127,7 +127,7 @@ def context(
 
 
 def run(ctx: StageContext) -> dict[str, Any]:
-    return dict(STAGES[ctx.job.kind](ctx))
+    return dict(load_stage(ctx.job.kind)(ctx))
 
 
 def weights_digest(ctx: StageContext) -> str:

@@ -251,7 +251,7 @@ def _bound(words: str, key: str) -> _Wording:
 
 
 def _number(value: float) -> str:
-    return f"{value:g}"
+    return f"{value:_}" if isinstance(value, int) else f"{value:g}"
 
 
 def _text(ctx: Mapping[str, Any], node: Node) -> str:

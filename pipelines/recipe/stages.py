@@ -48,7 +48,7 @@ class TokenizerStage(StageConfig):
     kind: Literal["tokenizer"]
     algorithm: Literal["byte_level_bpe"] = "byte_level_bpe"
     """byte_level_bpe knows all 256 bytes, so every text can be encoded and given back unchanged."""
-    vocab_size: Annotated[int, Field(ge=260)]
+    vocab_size: Annotated[int, Field(ge=260, le=10_000_000)]
     """Entries, special tokens included."""
     data: TokenizerMixture
     """Datasets to learn from; shares are of bytes."""

@@ -67,11 +67,12 @@ def read_task(workdir: Path) -> Task:
 
 def run_job(workdir: Path) -> int:
     """Run the task of a working folder in this process, one of the job's ranks. Returns the exit code."""
-    begun, started = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
+    started = time.monotonic()
     faulthandler.enable()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     rank = _rank()
+    attempts = _Attempts(workdir / "record") if rank == 0 else None
     outcome: dict[str, Any]
     try:
         outcome = {"outcome": "done", "message": "", "exit_code": 0, "metrics": _run(read_task(workdir), workdir, rank)}
@@ -88,8 +89,8 @@ def run_job(workdir: Path) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # how it ended is known and only has to be written
     outcome |= {"seconds": round(time.monotonic() - started, 3), "time": time.time(), "rank": rank}
-    if rank == 0:
-        _note_attempt(workdir / "record", begun, outcome)
+    if attempts is not None:
+        attempts.end(outcome)
     if rank == 0 or outcome["outcome"] != "done":
         write_json(workdir / ("outcome.json" if rank == 0 else f"outcome-{rank}.json"), outcome)
     sys.stdout.flush()
@@ -128,12 +129,28 @@ def leave_group(*, together: bool) -> None:
         group.destroy_process_group()
 
 
-def _note_attempt(record: Path, begun: str, outcome: Mapping[str, Any]) -> None:
-    """A job may take several attempts, and its cost is that of all of them."""
-    record.mkdir(exist_ok=True)
-    attempt = {"begun": begun, "seconds": outcome["seconds"], "outcome": outcome["outcome"]}
-    with (record / "attempts.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(attempt) + "\n")
+class _Attempts:
+    """A job may take several attempts, and its cost is that of all of them: `record/attempts.jsonl`.
+
+    One that is killed writes no end. The next finds that it had begun, and counts it up to its last sign of life."""
+
+    def __init__(self, record: Path):
+        self._done, self._running, self._begun = record / "attempts.jsonl", record / "attempt.json", time.time()
+        record.mkdir(exist_ok=True)
+        if self._running.exists():
+            begun = json.loads(self._running.read_text(encoding="utf-8"))["begun"]
+            last = max(path.stat().st_mtime for path in record.iterdir())
+            self._note(begun, max(0.0, last - begun), "killed")
+        write_json(self._running, {"begun": self._begun})
+
+    def end(self, outcome: Mapping[str, Any]) -> None:
+        self._note(self._begun, outcome["seconds"], outcome["outcome"])
+        self._running.unlink()
+
+    def _note(self, begun: float, seconds: float, outcome: str) -> None:
+        begun_at = datetime.fromtimestamp(begun, UTC).isoformat(timespec="seconds")
+        with self._done.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"begun": begun_at, "seconds": round(seconds, 3), "outcome": outcome}) + "\n")
 
 
 def _plain(metrics: Metrics) -> dict[str, float | int | str]:

@@ -65,7 +65,7 @@ def run(ctx: StageContext) -> Metrics:
     check_batch(policy, _Ids(rows), trainer.prompts_of(0).tolist())
     metrics = finish(ctx, trainer, policy, clock)
     before = {f"{name}_before": value for name, value in before.items() if name != "holdout_rows"}
-    return {**metrics, **before, **_course(ctx), **counts}
+    return {**metrics, **before, **_course(ctx, speaks=args.process_index == 0), **counts}
 
 
 def _room_for_prompts(config: PpoStage, max_length: int) -> int:
@@ -118,11 +118,17 @@ def _held_out(
     }
 
 
-def _course(ctx: StageContext) -> Mapping[str, float]:
+def _course(ctx: StageContext, *, speaks: bool) -> Mapping[str, float]:
     """Reward and divergence of the first and the last rollout."""
     lines = [line for line in read_metrics(ctx.record / METRICS) if "reward" in line]
     if not lines:
         return {}
+    if not any(line["reward_stderr"] for line in lines) and speaks:
+        print(
+            f"note: every completion was rewarded {lines[-1]['reward']:g}, so there was nothing to learn but to stay "
+            "near the reference; start from a model that earns the reward now and then, or choose another reward",
+            flush=True,
+        )
     named = [("first", lines[0]), ("last", lines[-1])]
     return {f"{place}_{name}": line[name] for place, line in named for name in ("reward", "reward_stderr", "kl")}
 

@@ -84,7 +84,7 @@ class ArtifactStore:
 
     def require(self) -> None:
         """For verbs that only read: without this, a misspelt path would pass for a store with nothing in it."""
-        if not self.root.is_dir():
+        if not self.artifacts() and not (self.root / ".locks").is_dir():
             raise ArtifactError(
                 f"{self.root}: there is no store of finished work here; run a recipe first, or name the folder by "
                 "STORE (--store)"
@@ -238,9 +238,13 @@ class ArtifactStore:
 
     def register(self, run: Path) -> None:
         """Remember a folder of links, so that cleaning from elsewhere spares what they point to."""
-        path, known = self.root / _RUNS, self.run_folders()
-        if run.resolve() not in known:
-            write_json(path, sorted(map(str, {*known, run.resolve()})))
+        if run.resolve() in self.run_folders():
+            return
+        lock = self.root / ".locks" / "runs.lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with lock.open("ab") as held:  # of two runs that begin at once, neither forgets the other
+            fcntl.flock(held, fcntl.LOCK_EX)
+            write_json(self.root / _RUNS, sorted(map(str, {*self.run_folders(), run.resolve()})))
 
     def run_folders(self) -> set[Path]:
         """Folders `runs/` that link into this store."""

@@ -130,6 +130,8 @@ def test_a_folder_that_is_no_store_is_left_alone(tmp_path: Path, capsys: pytest.
     for folder in (tmp_path / "letters", tmp_path / "data-of-mine", tmp_path / ".partial" / "letters", ours):
         folder.mkdir(parents=True)
         (folder / "manifest.json").write_text("{}")
+    assert main(["verify", "--store", "letters"]) == 3
+    assert "there is no store of finished work here" in capsys.readouterr().err
     assert main(["verify", "--store", "."]) == 3
     assert "1 artifacts read, 1 damaged" in capsys.readouterr().out
     assert main(["clean", "--store", ".", "--yes"]) == 0

@@ -152,9 +152,10 @@ def test_logits_are_computed_for_completions_only(tmp_path) -> None:
 # --- the stage --------------------------------------------------------------------------------------------------------
 
 
-def test_the_stage_leaves_a_plain_policy_and_says_what_the_reward_did(tmp_path) -> None:
+def test_the_stage_leaves_a_plain_policy_and_says_what_the_reward_did(tmp_path, capfd) -> None:
     ctx = context(tmp_path)
     metrics = run(ctx)
+    assert "note:" not in capfd.readouterr().out
     for name in ("holdout_reward", "holdout_reward_before", "holdout_reward_stderr", "first_reward", "last_kl"):
         assert math.isfinite(metrics[name])
     assert metrics["holdout_rows"] == 8 and metrics["steps"] == 12 and metrics["rows_used"] == 24
@@ -185,9 +186,10 @@ def test_bf16_draws_what_it_scores(tmp_path) -> None:
     assert line["kl"] == 0 and line["clip_fraction"] == 0
 
 
-def test_a_reward_function_of_the_recipe_is_found_by_name(tmp_path) -> None:
+def test_a_reward_that_is_never_earned_is_said(tmp_path, capfd) -> None:
     metrics = run(context(tmp_path, reward_funcs="village_story", duration="1 rollouts"))
     assert metrics["holdout_reward"] == 0.0  # random words are no story
+    assert "note: every completion was rewarded 0, so there was nothing to learn" in capfd.readouterr().out
 
 
 def test_the_same_stage_twice_gives_the_same_bytes(tmp_path) -> None:

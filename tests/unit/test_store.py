@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -146,3 +147,18 @@ def test_cleaning_touches_nothing_outside_the_store(store: ArtifactStore, tmp_pa
         with pytest.raises(ValueError, match="is not a folder of"):
             remove([folder], store.root)
     assert (tmp_path / "mine").is_dir()
+
+
+def test_runs_that_begin_at_once_are_all_remembered(store: ArtifactStore, tmp_path: Path) -> None:
+    store.root.mkdir()
+    code = "import sys; from pathlib import Path; from pipelines.store.artifacts import ArtifactStore\n"
+    code += "store = ArtifactStore(Path(sys.argv[1])); sys.stdin.read()\n"
+    code += "for number in range(20): store.register(Path(sys.argv[2]) / str(number))"
+    folders = [tmp_path / "runs" / str(number) for number in range(4)]
+    command = [sys.executable, "-c", code, str(store.root)]
+    processes = [subprocess.Popen([*command, str(folder)], stdin=subprocess.PIPE) for folder in folders]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.close()
+    assert [process.wait() for process in processes] == [0, 0, 0, 0]
+    assert store.run_folders() == {folder / str(number) for folder in folders for number in range(20)}

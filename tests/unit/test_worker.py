@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,30 @@ def test_a_job_that_works(workdir: Path) -> None:
     assert attempt["outcome"] == "done" and attempt["seconds"] > 0
 
 
+def test_an_attempt_that_was_killed_counts_up_to_its_last_sign_of_life(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        """Nothing of the worker's own runs after it."""
+
+    def stage(ctx: object) -> dict[str, Any]:
+        metrics = workdir / "record" / "metrics.jsonl"
+        metrics.touch()
+        os.utime(metrics, (time.time() + 90, time.time() + 90))
+        raise Killed
+
+    record = workdir / "record"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(worker, "load_stage", lambda kind: stage)
+        worker.run_job(workdir)
+    assert not (record / "attempts.jsonl").exists()
+    assert worker.run_job(workdir) == 0
+    killed, done = map(json.loads, (record / "attempts.jsonl").read_text().splitlines())
+    assert (killed["outcome"], done["outcome"]) == ("killed", "done")
+    assert killed["seconds"] == pytest.approx(90, abs=1) and done["seconds"] < 60
+    assert not (record / "attempt.json").exists()
+
+
 STAGES: dict[str, tuple[BaseException, str, int, str]] = {
     "a full disk": (OSError(28, "No space left on device", "/data/x"), "user_error", 4, "no space left"),
     "a locked file": (
@@ -70,14 +95,14 @@ def test_a_job_that_does_not(workdir: Path, monkeypatch: pytest.MonkeyPatch, nam
     def stage(ctx: object) -> dict[str, Any]:
         raise error
 
-    monkeypatch.setattr(worker, "STAGES", {"data": stage})
+    monkeypatch.setattr(worker, "load_stage", lambda kind: stage)
     assert worker.run_job(workdir) == code
     assert outcome(workdir)["outcome"] == word and message in outcome(workdir)["message"]
     assert ("Traceback" in outcome(workdir)["message"]) == (word == "bug")
 
 
 def test_a_metric_that_is_no_number_is_a_mistake_of_the_stage(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "STAGES", {"data": lambda ctx: {"loss": float("nan")}})
+    monkeypatch.setattr(worker, "load_stage", lambda kind: lambda ctx: {"loss": float("nan")})
     assert worker.run_job(workdir) == 1
     assert "metric 'loss' is nan" in outcome(workdir)["message"]
 
@@ -97,7 +122,7 @@ def test_a_process_leaves_its_group_at_its_end_and_waits_for_the_others_where_al
             raise error
         return {}
 
-    monkeypatch.setattr(worker, "STAGES", {"data": stage})
+    monkeypatch.setattr(worker, "load_stage", lambda kind: stage)
     try:
         worker.main([str(workdir)])
         assert not group.is_initialized() and len(waited) == (error is None)
@@ -113,7 +138,7 @@ def test_another_rank_leaves_its_own_words(workdir: Path, monkeypatch: pytest.Mo
     task = json.loads((workdir / "task.json").read_text())
     task["launch"]["num_processes"] = 2
     (workdir / "task.json").write_text(json.dumps(task))
-    monkeypatch.setattr(worker, "STAGES", {"data": stage})
+    monkeypatch.setattr(worker, "load_stage", lambda kind: stage)
     for name, value in (("RANK", "1"), ("WORLD_SIZE", "2")):
         monkeypatch.setitem(os.environ, name, value)
     assert worker.run_job(workdir) == 1
