@@ -5,15 +5,42 @@ the model needs and writes the whole `auto_map`, so that the folder loads anywhe
 In a process that has imported this package, `from_pretrained` needs no such flag: registered classes come first.
 """
 
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+)
 
-from .configuration import DecoderConfig
+from .configuration import DecoderConfig, EncoderConfig, EncoderDecoderConfig
 from .decoder import DecoderForCausalLM, DecoderModel
-from .heads import DecoderForSequenceClassification
+from .encoder import EncoderForMaskedLM, EncoderModel
+from .encoder_decoder import EncoderDecoderForConditionalGeneration, EncoderDecoderModel
+from .heads import DecoderForSequenceClassification, EncoderForSequenceClassification
 
-AutoConfig.register(DecoderConfig.model_type, DecoderConfig, exist_ok=True)
+for config in (DecoderConfig, EncoderConfig, EncoderDecoderConfig):
+    AutoConfig.register(config.model_type, config, exist_ok=True)
 AutoModel.register(DecoderConfig, DecoderModel, exist_ok=True)
+AutoModel.register(EncoderConfig, EncoderModel, exist_ok=True)
+AutoModel.register(EncoderDecoderConfig, EncoderDecoderModel, exist_ok=True)
 AutoModelForCausalLM.register(DecoderConfig, DecoderForCausalLM, exist_ok=True)
+AutoModelForMaskedLM.register(EncoderConfig, EncoderForMaskedLM, exist_ok=True)
+AutoModelForSeq2SeqLM.register(EncoderDecoderConfig, EncoderDecoderForConditionalGeneration, exist_ok=True)
 AutoModelForSequenceClassification.register(DecoderConfig, DecoderForSequenceClassification, exist_ok=True)
+AutoModelForSequenceClassification.register(EncoderConfig, EncoderForSequenceClassification, exist_ok=True)
 
-__all__ = ["DecoderConfig", "DecoderForCausalLM", "DecoderForSequenceClassification", "DecoderModel"]
+__all__ = [
+    "DecoderConfig",
+    "DecoderForCausalLM",
+    "DecoderForSequenceClassification",
+    "DecoderModel",
+    "EncoderConfig",
+    "EncoderDecoderConfig",
+    "EncoderDecoderForConditionalGeneration",
+    "EncoderDecoderModel",
+    "EncoderForMaskedLM",
+    "EncoderForSequenceClassification",
+    "EncoderModel",
+]

@@ -1,10 +1,10 @@
-"""Multi-head, grouped-query and sliding-window attention, through whichever kernel transformers is set to."""
+"""Multi-head, grouped-query, sliding-window and cross-attention, through whichever kernel transformers is set to."""
 # mypy: no-strict-optional
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import Cache
+from transformers import Cache, EncoderDecoderCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration import TransformerConfig
@@ -20,7 +20,7 @@ class Attention(nn.Module):
         self.layer_idx = layer_idx
         self.is_causal = is_causal
         self.head_dim = config.head_dim
-        self.scaling = config.head_dim**-0.5
+        self.scaling = config.head_dim**-0.5 if config.attention_scaling is None else config.attention_scaling
         self.attention_dropout = config.attention_dropout
         self.softcap = config.attn_logit_softcapping
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
@@ -48,14 +48,20 @@ class Attention(nn.Module):
         **kwargs,
     ) -> tuple[Tensor, Tensor | None]:
         """(rows, tokens, hidden_size) and, from kernels that have them, the attention weights."""
-        rows_tokens = hidden_states.shape[:-1]
-        query, key, value = self._project(hidden_states)
+        query = self._query(hidden_states)
+        key, value = self._key_value(hidden_states)
         if position_embeddings is not None:
             cos, sin = (angles.to(query.dtype) for angles in position_embeddings)
             query, key = rotate(query, cos, sin), rotate(key, cos, sin)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
 
+        return self._attend(hidden_states, query, key, value, attention_mask, **kwargs)
+
+    def _attend(
+        self, hidden_states: Tensor, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the queries of `hidden_states` read, projected back."""
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
         if self.softcap is not None:  # sdpa has no cap, but its masks are read by eager attention too
             if self.config._attn_implementation not in ("sdpa", "eager"):
@@ -73,20 +79,48 @@ class Attention(nn.Module):
             sliding_window=self.sliding_window,
             **kwargs,
         )
-        output = output.reshape(*rows_tokens, -1)
+        output = output.reshape(*hidden_states.shape[:-1], -1)
         if self.gate_proj is not None:  # arXiv 2505.06708
             output = output * torch.sigmoid(self.gate_proj(hidden_states))
         return self.o_proj(output), weights
 
-    def _project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value, each (rows, heads, tokens, head_dim)."""
-        shape = (*hidden_states.shape[:-1], -1, self.head_dim)
-        query = self.q_proj(hidden_states).view(shape)
-        key = self.k_proj(hidden_states).view(shape)
-        value = self.v_proj(hidden_states).view(shape)
-        if self.q_norm is not None:
-            query, key = self.q_norm(query), self.k_norm(key)
-        return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+    def _query(self, hidden_states: Tensor) -> Tensor:
+        """(rows, heads, tokens, head_dim)"""
+        query = self.q_proj(hidden_states).unflatten(-1, (-1, self.head_dim))
+        return (query if self.q_norm is None else self.q_norm(query)).transpose(1, 2)
+
+    def _key_value(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
+        """Each (rows, heads, tokens, head_dim)."""
+        key = self.k_proj(hidden_states).unflatten(-1, (-1, self.head_dim))
+        value = self.v_proj(hidden_states).unflatten(-1, (-1, self.head_dim))
+        return (key if self.k_norm is None else self.k_norm(key)).transpose(1, 2), value.transpose(1, 2)
+
+
+class CrossAttention(Attention):
+    """A decoder's attention to what the encoder made of its input; it has no positions, and no window."""
+
+    def __init__(self, config: TransformerConfig, layer_idx: int):
+        super().__init__(config, layer_idx, is_causal=False)
+        self.sliding_window = None
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: EncoderDecoderCache | None = None,
+        **kwargs,
+    ) -> tuple[Tensor, Tensor | None]:
+        """(rows, tokens, hidden_size). Keys and values of the encoder are computed once and then read from the cache."""
+        query = self._query(hidden_states)
+        if past_key_values is not None and past_key_values.is_updated.get(self.layer_idx):
+            layer = past_key_values.cross_attention_cache.layers[self.layer_idx]
+            return self._attend(hidden_states, query, layer.keys, layer.values, attention_mask, **kwargs)
+        key, value = self._key_value(encoder_hidden_states)
+        if past_key_values is not None:
+            key, value = past_key_values.cross_attention_cache.update(key, value, self.layer_idx)
+            past_key_values.is_updated[self.layer_idx] = True
+        return self._attend(hidden_states, query, key, value, attention_mask, **kwargs)
 
 
 def eager_attention(

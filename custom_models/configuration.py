@@ -15,7 +15,7 @@ CHOICES = {
     "position_embedding": ("rope", "learned", "sinusoidal", "none"),
     "norm": ("rms_norm", "layer_norm"),
     "norm_placement": ("pre", "post", "sandwich"),
-    "feed_forward": ("swiglu", "geglu", "gelu", "relu", "relu2"),
+    "feed_forward": ("swiglu", "geglu", "gelu", "gelu_exact", "relu", "relu2"),
 }
 GATED = ("swiglu", "geglu")
 LAYER_TYPES = ("full_attention", "sliding_attention")
@@ -51,6 +51,10 @@ class TransformerConfig(PreTrainedConfig):
     rope_theta: float | int = 10_000.0
     partial_rotary_factor: float | int = 1.0
     """Share of each head, its first dimensions, that rope turns."""
+    type_vocab_size: int = 0
+    """Kinds of segments (`token_type_ids`) with an embedding each, as BERT has two; 0: none."""
+    embedding_norm: bool = False
+    """Normalise what enters the first block, as BERT and BLOOM do."""
     scale_embeddings: bool = False
     """Multiply token embeddings by the square root of hidden_size."""
     norm: str = "rms_norm"
@@ -58,10 +62,12 @@ class TransformerConfig(PreTrainedConfig):
     norm_placement: str = "pre"
     """pre: before each half of a block, and at the end; post: after each sum; sandwich: before and after each half."""
     feed_forward: str = "swiglu"
-    """In "gelu" and "geglu" the activation is GPT-2's: the tanh approximation."""
+    """In "gelu" and "geglu" the activation is GPT-2's, the tanh approximation; "gelu_exact" is BERT's."""
     qk_norm: bool = False
     attention_output_gate: bool = False
     """Multiply what each head reads by a sigmoid of the layer's input."""
+    attention_scaling: float | int | None = None
+    """Factor of the attention logits; None: 1 / sqrt(head_dim). T5 has 1."""
     attn_logit_softcapping: float | int | None = None
     final_logit_softcapping: float | int | None = None
     """Logits x become cap * tanh(x / cap)."""
@@ -109,6 +115,61 @@ class TransformerConfig(PreTrainedConfig):
             super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
         finally:
             self.use_cache = use_cache
+
+
+@strict
+class EncoderConfig(TransformerConfig):
+    """An encoder, whose tokens see each other in both directions, from BERT's parts to Llama's."""
+
+    model_type = "sourdough_encoder"
+    auto_classes: ClassVar[dict[str, str]] = {
+        "AutoConfig": "configuration.EncoderConfig",
+        "AutoModel": "encoder.EncoderModel",
+        "AutoModelForMaskedLM": "encoder.EncoderForMaskedLM",
+        "AutoModelForSequenceClassification": "heads.EncoderForSequenceClassification",
+    }
+
+    head_transform: bool = False
+    """A dense layer, exact gelu and a norm before the head over the vocabulary, as BERT has."""
+    head_bias: bool = False
+    """A bias for each word of the vocabulary."""
+    pooler: bool = False
+    """A dense layer and tanh over the first token before a classifier, as BERT has."""
+    use_cache: bool = False
+
+
+@strict
+class EncoderDecoderConfig(TransformerConfig):
+    """An encoder, and a decoder that reads it: from the 2017 Transformer's parts to T5's."""
+
+    model_type = "sourdough_encoder_decoder"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    auto_classes: ClassVar[dict[str, str]] = {
+        "AutoConfig": "configuration.EncoderDecoderConfig",
+        "AutoModel": "encoder_decoder.EncoderDecoderModel",
+        "AutoModelForSeq2SeqLM": "encoder_decoder.EncoderDecoderForConditionalGeneration",
+    }
+
+    num_encoder_layers: int | None = None
+    """None: as many as the decoder's, num_hidden_layers."""
+    share_embeddings: bool = True
+    """One embedding matrix for encoder and decoder; tie_word_embeddings says whether it is the head as well."""
+    scale_head: bool = False
+    """Divide the head's input by the square root of hidden_size, as T5 does where the embeddings are the head."""
+    decoder_start_token_id: int | None = None
+    """The decoder's first input; None: bos_token_id."""
+    is_encoder_decoder: bool = True
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if self.num_encoder_layers is None:
+            self.num_encoder_layers = self.num_hidden_layers
+        if self.num_encoder_layers < 1:
+            raise ValueError(f"num_encoder_layers is {self.num_encoder_layers}; it must be at least 1")
+        if len(set(self.layer_types)) > 1 and self.num_encoder_layers != self.num_hidden_layers:
+            raise ValueError("with layers of several types, num_encoder_layers must equal num_hidden_layers")
+        if self.decoder_start_token_id is None:
+            self.decoder_start_token_id = self.bos_token_id
 
 
 @strict

@@ -1,26 +1,20 @@
 """The decoder: embeddings, a stack of causal blocks, a head over the vocabulary; packed rows never see each other."""
 # mypy: no-strict-optional, disable-error-code="misc"
 
-from typing import ClassVar, TypeGuard
+from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
-from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils import can_return_tuple
-from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
 
 from .attention import Attention
 from .configuration import DecoderConfig
-from .layers import Block, Head, build_norm, rope_angles, sinusoids
-
-MASKS = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
-PADDING = -2  # a position no token has, and that no position follows: each padded place is a document of its own
-
+from .embeddings import EmbeddingsMixin
+from .layers import Block, Head, build_norm
+from .masks import causal_masks, documents_of, is_packed
 
 class DecoderPreTrainedModel(PreTrainedModel):
     """What transformers must know of the family. Weights start as transformers' own initialisation leaves them:
@@ -39,7 +33,7 @@ class DecoderPreTrainedModel(PreTrainedModel):
     _can_record_outputs: ClassVar[dict[str, type]] = {"hidden_states": Block, "attentions": Attention}
 
 
-class DecoderModel(DecoderPreTrainedModel):
+class DecoderModel(EmbeddingsMixin, DecoderPreTrainedModel):
     """From token ids to the last hidden states.
 
     Rows whose `position_ids` restart are packed: each run of consecutive positions is a document that sees only
@@ -48,10 +42,7 @@ class DecoderModel(DecoderPreTrainedModel):
 
     def __init__(self, config: DecoderConfig):
         super().__init__(config)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.embed_positions = None
-        if config.position_embedding == "learned":
-            self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.build_embeddings(config)
         self.layers = nn.ModuleList(
             Block(config, Attention(config, layer_idx, is_causal=True)) for layer_idx in range(config.num_hidden_layers)
         )
@@ -72,90 +63,30 @@ class DecoderModel(DecoderPreTrainedModel):
         **kwargs,
     ) -> BaseModelOutputWithPast:
         """Without `use_cache`, a cache is made outside training only."""
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give exactly one of input_ids and inputs_embeds")
-        if inputs_embeds is None:
-            inputs_embeds = self.embed_tokens(input_ids)
-        is_packed = _is_packed(position_ids, attention_mask, past_key_values)
-        if is_packed and len(inputs_embeds) > 1 and "flash" in self.config._attn_implementation:
+        inputs_embeds = self.embedded(input_ids, inputs_embeds)
+        packed = is_packed(position_ids, attention_mask, past_key_values)
+        if packed and len(inputs_embeds) > 1 and "flash" in self.config._attn_implementation:
             raise ValueError("flash attention keeps packed documents apart in one flattened row only; use sdpa")
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
-        if use_cache and past_key_values is None and not is_packed:
+        if use_cache and past_key_values is None and not packed:
             past_key_values = DynamicCache(config=self.config)
 
-        positions = self._positions(inputs_embeds, attention_mask, position_ids, past_key_values)
-        documents = _documents(position_ids, attention_mask) if is_packed else None
-        masks = self._masks(inputs_embeds, attention_mask, documents, past_key_values)
-        hidden_states, angles = self._embed(inputs_embeds, positions)
+        num_past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        positions = self.positions(inputs_embeds, attention_mask, position_ids, num_past)
+        documents = documents_of(position_ids, attention_mask) if packed else None
+        masks = causal_masks(self.config, inputs_embeds, attention_mask, documents, past_key_values)
+        hidden_states, angles = self.embed(inputs_embeds, positions)
         for layer, layer_type in zip(self.layers, self.config.layer_types, strict=True):
             hidden_states = layer(
                 hidden_states,
                 attention_mask=masks[layer_type],
                 position_embeddings=angles,
                 past_key_values=past_key_values,
-                position_ids=documents if is_packed else positions,
+                position_ids=documents if packed else positions,
                 **kwargs,
             )
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
-
-    def _positions(
-        self,
-        inputs_embeds: Tensor,
-        attention_mask: Tensor | dict | None,
-        position_ids: Tensor | None,
-        past_key_values: Cache | None,
-    ) -> Tensor:
-        """(rows or 1, tokens). Rope sees distances only; absolute positions start at the first token after padding."""
-        if position_ids is not None:
-            return position_ids
-        num_tokens = inputs_embeds.shape[1]
-        num_past = past_key_values.get_seq_length() if past_key_values is not None else 0
-        if self.embed_positions is not None and num_past + num_tokens > self.embed_positions.num_embeddings:
-            limit = self.embed_positions.num_embeddings
-            raise ValueError(f"{num_past + num_tokens} tokens, but max_position_embeddings is {limit}")
-        if self.config.position_embedding in ("learned", "sinusoidal") and _is_padding_mask(attention_mask):
-            return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -num_tokens:]
-        return (torch.arange(num_tokens, device=inputs_embeds.device) + num_past)[None]
-
-    def _embed(self, inputs_embeds: Tensor, positions: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        config, angles = self.config, None
-        dtype = inputs_embeds.dtype
-        if config.scale_embeddings:
-            inputs_embeds = inputs_embeds * torch.tensor(config.hidden_size**0.5, dtype=dtype)
-        if self.embed_positions is not None:
-            inputs_embeds = inputs_embeds + self.embed_positions(positions)
-        elif config.position_embedding == "sinusoidal":
-            inputs_embeds = inputs_embeds + sinusoids(positions, size=config.hidden_size, dtype=dtype)
-        elif config.position_embedding == "rope":
-            size = round(config.head_dim * config.partial_rotary_factor)
-            angles = rope_angles(positions, size=size, theta=config.rope_theta, dtype=dtype)
-        if config.dropout and self.training:
-            inputs_embeds = F.dropout(inputs_embeds, config.dropout)
-        return inputs_embeds, angles
-
-    def _masks(
-        self,
-        inputs_embeds: Tensor,
-        attention_mask: Tensor | dict | None,
-        documents: Tensor | None,
-        past_key_values: Cache | None,
-    ) -> dict[str, Tensor | None]:
-        """One mask for each type of layer; None where the kernel's own causal flag says it all."""
-        if isinstance(attention_mask, dict):  # generate() with a static cache makes them itself
-            return attention_mask
-        if documents is not None and _is_padding_mask(attention_mask):
-            attention_mask = None  # already in the documents
-        return {
-            layer_type: MASKS[layer_type](
-                config=self.config,
-                inputs_embeds=inputs_embeds,
-                attention_mask=attention_mask,
-                past_key_values=past_key_values,
-                position_ids=documents,
-            )
-            for layer_type in set(self.config.layer_types)
-        }
 
 
 class DecoderForCausalLM(DecoderPreTrainedModel, GenerationMixin):
@@ -203,33 +134,3 @@ class DecoderForCausalLM(DecoderPreTrainedModel, GenerationMixin):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
-
-
-def _is_packed(
-    position_ids: Tensor | None, attention_mask: Tensor | dict | None, past_key_values: Cache | None
-) -> bool:
-    """Whether some row's positions restart between two real tokens (left padding repeats positions, harmlessly)."""
-    is_prepared = attention_mask is not None and not _is_padding_mask(attention_mask)
-    if position_ids is None or position_ids.shape[-1] == 1 or is_prepared:
-        return False
-    if is_tracing(position_ids):  # values cannot be read: without a cache, make the mask that is right for both
-        return past_key_values is None
-    restarts = position_ids.diff(dim=-1) != 1
-    if attention_mask is not None:
-        is_token = attention_mask[:, -position_ids.shape[-1] :].bool()
-        restarts = restarts & is_token[:, 1:] & is_token[:, :-1]
-    is_packed = bool(restarts.any())
-    if is_packed and past_key_values is not None:
-        raise ValueError("position_ids restart, so these rows are packed; packed rows cannot use past_key_values")
-    return is_packed
-
-
-def _documents(position_ids: Tensor, attention_mask: Tensor | dict | None) -> Tensor:
-    """Positions in which each document is one run of consecutive numbers and padding joins none."""
-    if not _is_padding_mask(attention_mask):
-        return position_ids
-    return position_ids.expand(attention_mask.shape).masked_fill(~attention_mask.bool(), PADDING)
-
-
-def _is_padding_mask(attention_mask: Tensor | dict | None) -> TypeGuard[Tensor]:
-    return isinstance(attention_mask, Tensor) and attention_mask.ndim == 2

@@ -30,6 +30,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "swiglu": F.silu,
     "geglu": tanh_gelu,
     "gelu": tanh_gelu,
+    "gelu_exact": F.gelu,
     "relu": F.relu,
     "relu2": squared_relu,
 }
@@ -90,8 +91,8 @@ def softcapped(logits: Tensor, cap: float | None) -> Tensor:
 class Head(nn.Linear):
     """From hidden states to logits. The cap is in here, so that whoever takes the head alone has it too."""
 
-    def __init__(self, config: TransformerConfig):
-        super().__init__(config.hidden_size, config.vocab_size, bias=False)
+    def __init__(self, config: TransformerConfig, *, bias: bool = False):
+        super().__init__(config.hidden_size, config.vocab_size, bias=bias)
         self.softcap = config.final_logit_softcapping
 
     def forward(self, hidden_states: Tensor) -> Tensor:
@@ -99,36 +100,62 @@ class Head(nn.Linear):
 
 
 class Block(GradientCheckpointingLayer):
-    """Attention and a feed-forward, each added to the residual stream. The attention is given, so that encoders and
-    decoders share the block. Norms have Llama's names where they are placed before, Gemma 2's where on both sides."""
+    """Attention, with an encoder to read also cross-attention, and a feed-forward, each added to the residual stream.
 
-    def __init__(self, config: TransformerConfig, attention: nn.Module):
+    The attentions are given, so that all families share the block. Norms have Llama's names where they are placed
+    before, Gemma 2's where on both sides."""
+
+    def __init__(self, config: TransformerConfig, attention: nn.Module, cross_attention: nn.Module | None = None):
         super().__init__()
         self.dropout, self.stochastic_depth = config.dropout, config.stochastic_depth
-        self.placement = config.norm_placement
-        if self.placement != "post":
-            self.input_layernorm = build_norm(config, config.hidden_size)
+        self.placement, size = config.norm_placement, config.hidden_size
+        before, after = self.placement != "post", self.placement != "pre"
+        self.input_layernorm = build_norm(config, size) if before else None
         self.self_attn = attention
-        self.post_attention_layernorm = build_norm(config, config.hidden_size)
-        if self.placement == "sandwich":
-            self.pre_feedforward_layernorm = build_norm(config, config.hidden_size)
+        self.post_attention_layernorm = build_norm(config, size)
+        self.cross_attn = cross_attention
+        if cross_attention is not None:
+            self.pre_cross_layernorm = build_norm(config, size) if before else None
+            self.post_cross_layernorm = build_norm(config, size) if after else None
+        self.pre_feedforward_layernorm = build_norm(config, size) if before and after else None
         self.mlp = FeedForward(config)
-        if self.placement != "pre":
-            self.post_feedforward_layernorm = build_norm(config, config.hidden_size)
+        self.post_feedforward_layernorm = build_norm(config, size) if after else None
 
-    def forward(self, hidden_states: Tensor, **kwargs) -> Tensor:
-        """`kwargs` are the attention's: mask, rope angles, cache."""
-        if self.placement == "post":
-            update, _ = self.self_attn(hidden_states, **kwargs)
-            hidden_states = self.post_attention_layernorm(hidden_states + self._dropped(update))
-            return self.post_feedforward_layernorm(hidden_states + self._dropped(self.mlp(hidden_states)))
-        update, _ = self.self_attn(self.input_layernorm(hidden_states), **kwargs)
-        if self.placement == "pre":
-            hidden_states = hidden_states + self._dropped(update)
-            return hidden_states + self._dropped(self.mlp(self.post_attention_layernorm(hidden_states)))
-        hidden_states = hidden_states + self._dropped(self.post_attention_layernorm(update))
-        update = self.mlp(self.pre_feedforward_layernorm(hidden_states))
-        return hidden_states + self._dropped(self.post_feedforward_layernorm(update))
+    def forward(
+        self, hidden_states: Tensor, cross_attention: Callable[[nn.Module, Tensor], Tensor] | None = None, **kwargs
+    ) -> Tensor:
+        """`kwargs` are the attention's: mask, rope angles, cache. `cross_attention` calls the block's own with what it
+        reads."""
+        is_pre = self.placement == "pre"
+        hidden_states = self._add(
+            hidden_states,
+            lambda states: self.self_attn(states, **kwargs)[0],
+            self.input_layernorm,
+            None if is_pre else self.post_attention_layernorm,
+        )
+        if self.cross_attn is not None:
+            hidden_states = self._add(
+                hidden_states,
+                lambda states: cross_attention(self.cross_attn, states),
+                self.pre_cross_layernorm,
+                self.post_cross_layernorm,
+            )
+        before = self.post_attention_layernorm if is_pre else self.pre_feedforward_layernorm
+        return self._add(hidden_states, self.mlp, before, self.post_feedforward_layernorm)
+
+    def _add(
+        self,
+        hidden_states: Tensor,
+        sublayer: Callable[[Tensor], Tensor],
+        before: nn.Module | None,
+        after: nn.Module | None,
+    ) -> Tensor:
+        update = sublayer(hidden_states if before is None else before(hidden_states))
+        if after is None:
+            return hidden_states + self._dropped(update)
+        if before is None:
+            return after(hidden_states + self._dropped(update))
+        return hidden_states + self._dropped(after(update))
 
     def _dropped(self, update: Tensor) -> Tensor:
         if not self.training:
