@@ -16,7 +16,8 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .attention import Attention
 from .configuration import DecoderConfig
-from .layers import Block, Head, build_norm, rope_angles, sinusoids
+from .layers import Block, Head, build_norm
+from .positions import build_position_bias, rope_angles, sinusoids
 
 MASKS = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
 PADDING = -2  # a position no token has, and that no position follows: each padded place is a document of its own
@@ -52,6 +53,7 @@ class DecoderModel(DecoderPreTrainedModel):
         self.embed_positions = None
         if config.position_embedding == "learned":
             self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.position_bias = build_position_bias(config, is_causal=True)
         self.layers = nn.ModuleList(
             Block(config, Attention(config, layer_idx, is_causal=True)) for layer_idx in range(config.num_hidden_layers)
         )
@@ -128,8 +130,7 @@ class DecoderModel(DecoderPreTrainedModel):
         elif config.position_embedding == "sinusoidal":
             inputs_embeds = inputs_embeds + sinusoids(positions, size=config.hidden_size, dtype=dtype)
         elif config.position_embedding == "rope":
-            size = round(config.head_dim * config.partial_rotary_factor)
-            angles = rope_angles(positions, size=size, theta=config.rope_theta, dtype=dtype)
+            angles = rope_angles(positions, config, dtype=dtype)
         if config.dropout and self.training:
             inputs_embeds = F.dropout(inputs_embeds, config.dropout)
         return inputs_embeds, angles
@@ -141,20 +142,29 @@ class DecoderModel(DecoderPreTrainedModel):
         documents: Tensor | None,
         past_key_values: Cache | None,
     ) -> dict[str, Tensor | None]:
-        """One mask for each type of layer; None where the kernel's own causal flag says it all."""
-        if isinstance(attention_mask, dict):  # generate() with a static cache makes them itself
-            return attention_mask
+        """One mask for each type of layer, biases of distance included; None where the kernel's own causal flag says it
+        all."""
         if documents is not None and _is_padding_mask(attention_mask):
             attention_mask = None  # already in the documents
+        masks = attention_mask  # generate() with a static cache makes them itself
+        if not isinstance(attention_mask, dict):
+            masks = {
+                layer_type: MASKS[layer_type](
+                    config=self.config,
+                    inputs_embeds=inputs_embeds,
+                    attention_mask=attention_mask,
+                    past_key_values=past_key_values,
+                    position_ids=documents,
+                )
+                for layer_type in set(self.config.layer_types)
+            }
+        if self.position_bias is None:
+            return masks
         return {
-            layer_type: MASKS[layer_type](
-                config=self.config,
-                inputs_embeds=inputs_embeds,
-                attention_mask=attention_mask,
-                past_key_values=past_key_values,
-                position_ids=documents,
+            layer_type: self.position_bias(
+                mask, inputs_embeds, past_key_values, layer_idx=self.config.layer_types.index(layer_type)
             )
-            for layer_type in set(self.config.layer_types)
+            for layer_type, mask in masks.items()
         }
 
 

@@ -25,7 +25,7 @@ torch.set_num_threads(1)
         ({"layer_types": ["full_attention"] * 5}, "5 entries, more than num_hidden_layers 4"),
         ({"norm": "batch_norm"}, "norm is 'batch_norm'; it must be one of rms_norm, layer_norm"),
         ({"feed_forward": "silu"}, "must be one of swiglu, geglu, gelu, relu, relu2"),
-        ({"position_embedding": "rotary"}, "must be one of rope, learned, sinusoidal, none"),
+        ({"position_embedding": "rotary"}, "must be one of rope, learned, sinusoidal, alibi, relative_bias, none"),
         ({"norm_placement": "both"}, "must be one of pre, post, sandwich"),
         ({"partial_rotary_factor": 0.5, "position_embedding": "none"}, "partial_rotary_factor is 0.5; it belongs to"),
         ({"partial_rotary_factor": 0.0}, "above 0 and at most 1"),
