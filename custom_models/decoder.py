@@ -146,8 +146,9 @@ class DecoderModel(DecoderPreTrainedModel):
         all."""
         if documents is not None and _is_padding_mask(attention_mask):
             attention_mask = None  # already in the documents
-        masks = attention_mask  # generate() with a static cache makes them itself
-        if not isinstance(attention_mask, dict):
+        if isinstance(attention_mask, dict):  # generate() with a static cache makes them itself
+            masks = attention_mask
+        else:
             masks = {
                 layer_type: MASKS[layer_type](
                     config=self.config,

@@ -141,8 +141,9 @@ class RelativeBias(PositionBias):
 def relative_buckets(distances: Tensor, *, num_buckets: int, max_distance: int, is_causal: bool) -> Tensor:
     """The bucket of each distance: one for each of the near ones, then wider and wider ones up to `max_distance`, from
     where on all share the last. Without causality half the buckets are for keys after the query."""
+    offset = torch.zeros_like(distances)
     if is_causal:
-        offset, distances = 0, (-distances).clamp(min=0)
+        distances = (-distances).clamp(min=0)
     else:
         num_buckets //= 2
         offset, distances = (distances > 0) * num_buckets, distances.abs()
