@@ -16,9 +16,9 @@ from transformers import (
 
 from .configuration import DecoderConfig, EncoderConfig, EncoderDecoderConfig
 from .decoder import DecoderForCausalLM, DecoderModel
-from .encoder import EncoderForMaskedLM, EncoderModel
+from .encoder import EncoderForMaskedLM, EncoderForSequenceClassification, EncoderModel
 from .encoder_decoder import EncoderDecoderForConditionalGeneration, EncoderDecoderModel
-from .heads import DecoderForSequenceClassification, EncoderForSequenceClassification
+from .heads import DecoderForSequenceClassification
 
 for config in (DecoderConfig, EncoderConfig, EncoderDecoderConfig):
     AutoConfig.register(config.model_type, config, exist_ok=True)

@@ -8,7 +8,8 @@ from transformers import Cache, EncoderDecoderCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration import TransformerConfig
-from .layers import build_norm, rotate, softcapped
+from .layers import build_norm, softcapped
+from .positions import rotate
 
 
 class Attention(nn.Module):

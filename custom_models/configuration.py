@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 
 CHOICES = {
-    "position_embedding": ("rope", "learned", "sinusoidal", "none"),
+    "position_embedding": ("rope", "learned", "sinusoidal", "alibi", "relative_bias", "none"),
     "norm": ("rms_norm", "layer_norm"),
     "norm_placement": ("pre", "post", "sandwich"),
     "feed_forward": ("swiglu", "geglu", "gelu", "gelu_exact", "relu", "relu2"),
@@ -51,6 +51,14 @@ class TransformerConfig(PreTrainedConfig):
     rope_theta: float | int = 10_000.0
     partial_rotary_factor: float | int = 1.0
     """Share of each head, its first dimensions, that rope turns."""
+    rope_scaling_type: str | None = None
+    """linear or yarn, for rows longer than `original_max_position_embeddings`; None: as trained."""
+    rope_scaling_factor: float | int = 1.0
+    original_max_position_embeddings: int | None = None
+    """The longest row before yarn; for yarn alone."""
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    """Of relative_bias: how many distances it tells apart, and from where on all are one."""
     type_vocab_size: int = 0
     """Kinds of segments (`token_type_ids`) with an embedding each, as BERT has two; 0: none."""
     embedding_norm: bool = False
@@ -126,7 +134,7 @@ class EncoderConfig(TransformerConfig):
         "AutoConfig": "configuration.EncoderConfig",
         "AutoModel": "encoder.EncoderModel",
         "AutoModelForMaskedLM": "encoder.EncoderForMaskedLM",
-        "AutoModelForSequenceClassification": "heads.EncoderForSequenceClassification",
+        "AutoModelForSequenceClassification": "encoder.EncoderForSequenceClassification",
     }
 
     head_transform: bool = False
@@ -241,8 +249,34 @@ def _check_positions(config: TransformerConfig) -> None:
             f"head_dim is {config.head_dim}; rope turns pairs of dimensions, so "
             + ("it must be even" if share == 1 else f"partial_rotary_factor {share} of it must be an even number")
         )
+    _check_rope_scaling(config)
+    buckets, distance = config.relative_attention_num_buckets, config.relative_attention_max_distance
+    if buckets < 4 or buckets % 2 or distance <= buckets // 2:
+        raise ValueError(
+            f"relative_attention_num_buckets is {buckets} and relative_attention_max_distance {distance}; they must be "
+            "an even number of at least 4, and more than half of that"
+        )
     if config.position_embedding == "sinusoidal" and config.hidden_size % 2:
         raise ValueError(f"hidden_size is {config.hidden_size}; sinusoidal positions come in pairs, so it must be even")
+
+
+def _check_rope_scaling(config: TransformerConfig) -> None:
+    kind, original = config.rope_scaling_type, config.original_max_position_embeddings
+    if kind is None:
+        if config.rope_scaling_factor != 1 or original is not None:
+            raise ValueError("rope_scaling_factor and original_max_position_embeddings need a rope_scaling_type")
+        return
+    if kind not in ("linear", "yarn") or config.position_embedding != "rope":
+        raise ValueError(f"rope_scaling_type is {kind!r}; it must be linear or yarn, and belongs to rope")
+    if not config.rope_scaling_factor > 1:
+        raise ValueError(f"rope_scaling_factor is {config.rope_scaling_factor}; it must be above 1")
+    if (kind == "yarn") != (original is not None) or (original is not None and original < 1):
+        raise ValueError(
+            f"original_max_position_embeddings is {original} with rope_scaling_type {kind}: yarn needs the longest row "
+            "before scaling, and linear does not know it"
+        )
+    if kind == "yarn" and not config.rope_theta > 1:
+        raise ValueError(f"rope_theta is {config.rope_theta}; for yarn it must be above 1")
 
 
 def _source_file(config: TransformerConfig, name: str) -> Path:

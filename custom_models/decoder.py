@@ -42,7 +42,7 @@ class DecoderModel(EmbeddingsMixin, DecoderPreTrainedModel):
 
     def __init__(self, config: DecoderConfig):
         super().__init__(config)
-        self.build_embeddings(config)
+        self.build_embeddings(config, is_causal=True)
         self.layers = nn.ModuleList(
             Block(config, Attention(config, layer_idx, is_causal=True)) for layer_idx in range(config.num_hidden_layers)
         )
@@ -76,6 +76,7 @@ class DecoderModel(EmbeddingsMixin, DecoderPreTrainedModel):
         positions = self.positions(inputs_embeds, attention_mask, position_ids, num_past)
         documents = documents_of(position_ids, attention_mask) if packed else None
         masks = causal_masks(self.config, inputs_embeds, attention_mask, documents, past_key_values)
+        masks = self.biased(masks, inputs_embeds, past_key_values)
         hidden_states, angles = self.embed(inputs_embeds, positions)
         for layer, layer_type in zip(self.layers, self.config.layer_types, strict=True):
             hidden_states = layer(

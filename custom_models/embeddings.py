@@ -1,13 +1,15 @@
-"""How a stack begins: embeddings of tokens, positions and segments, and the numbers of the positions."""
+"""How a stack begins: embeddings of tokens, positions and segments, and where the tokens are."""
 # mypy: no-strict-optional, disable-error-code="misc"
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import Cache
 
 from .configuration import TransformerConfig
-from .layers import build_norm, rope_angles, sinusoids
+from .layers import build_norm
 from .masks import is_padding_mask
+from .positions import build_position_bias, rope_angles, sinusoids
 
 
 class EmbeddingsMixin:
@@ -15,8 +17,8 @@ class EmbeddingsMixin:
 
     config: TransformerConfig
 
-    def build_embeddings(self, config: TransformerConfig) -> None:
-        """`embed_tokens`, and what else the configuration asks for."""
+    def build_embeddings(self, config: TransformerConfig, *, is_causal: bool) -> None:
+        """`embed_tokens`, and what else the configuration asks for; `is_causal` is for biases of distance."""
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.embed_positions = self.embed_segments = self.embed_norm = None
         if config.position_embedding == "learned":
@@ -25,6 +27,7 @@ class EmbeddingsMixin:
             self.embed_segments = nn.Embedding(config.type_vocab_size, config.hidden_size)
         if config.embedding_norm:
             self.embed_norm = build_norm(config, config.hidden_size)
+        self.position_bias = build_position_bias(config, is_causal=is_causal)
 
     def embedded(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
         """The token embeddings alone, (rows, tokens, hidden_size), from exactly one of the two."""
@@ -68,10 +71,21 @@ class EmbeddingsMixin:
         elif config.position_embedding == "sinusoidal":
             inputs_embeds = inputs_embeds + sinusoids(positions, size=config.hidden_size, dtype=dtype)
         elif config.position_embedding == "rope":
-            size = round(config.head_dim * config.partial_rotary_factor)
-            angles = rope_angles(positions, size=size, theta=config.rope_theta, dtype=dtype)
+            angles = rope_angles(positions, config, dtype=dtype)
         if self.embed_norm is not None:
             inputs_embeds = self.embed_norm(inputs_embeds)
         if config.dropout and self.training:
             inputs_embeds = F.dropout(inputs_embeds, config.dropout)
         return inputs_embeds, angles
+
+    def biased(
+        self, masks: dict[str, Tensor | None], inputs_embeds: Tensor, past_key_values: Cache | None = None
+    ) -> dict[str, Tensor | None]:
+        """The masks of each type of layer with the biases of distance, where the positions are such."""
+        if self.position_bias is None:
+            return masks
+        first = self.config.layer_types.index
+        return {
+            layer_type: self.position_bias(mask, inputs_embeds, past_key_values, layer_idx=first(layer_type))
+            for layer_type, mask in masks.items()
+        }

@@ -1,5 +1,5 @@
 """The encoder: embeddings and a stack of blocks whose tokens see each other in both directions; a head that guesses
-masked tokens."""
+masked tokens, and one that scores whole sequences."""
 # mypy: no-strict-optional, disable-error-code="misc"
 
 from typing import ClassVar
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
+from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput, SequenceClassifierOutput
 from transformers.utils import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
@@ -43,7 +43,7 @@ class EncoderModel(EmbeddingsMixin, EncoderPreTrainedModel):
 
     def __init__(self, config: TransformerConfig, num_layers: int | None = None):
         super().__init__(config)
-        self.build_embeddings(config)
+        self.build_embeddings(config, is_causal=False)
         self.layers = nn.ModuleList(
             Block(config, Attention(config, layer_idx, is_causal=False))
             for layer_idx in range(num_layers or config.num_hidden_layers)
@@ -69,6 +69,7 @@ class EncoderModel(EmbeddingsMixin, EncoderPreTrainedModel):
         positions = self.positions(inputs_embeds, attention_mask, position_ids)
         documents = documents_of(position_ids, attention_mask) if packed else None
         masks = bidirectional_masks(self.config, inputs_embeds, attention_mask, documents)
+        masks = self.biased(masks, inputs_embeds)
         hidden_states, angles = self.embed(inputs_embeds, positions, token_type_ids)
         for layer, layer_type in zip(self.layers, self.config.layer_types[: len(self.layers)], strict=True):
             hidden_states = layer(
@@ -150,3 +151,49 @@ class Pooler(nn.Module):
         if attention_mask is not None:
             first = hidden_states[torch.arange(len(hidden_states)), attention_mask.long().argmax(dim=-1)]
         return first if self.dense is None else torch.tanh(self.dense(first))
+
+
+class EncoderForSequenceClassification(EncoderPreTrainedModel):
+    """`num_labels` scores read at each row's first token."""
+
+    # A masked language model may become a classifier.
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"^lm_head\.", r"^head_transform\."]
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = EncoderModel(config)
+        self.pooler = Pooler(config)
+        self.score = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs,
+    ) -> SequenceClassifierOutput:
+        """Scores, (rows, num_labels)."""
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            token_type_ids=token_type_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        pooled = self.pooler(outputs.last_hidden_state, attention_mask)
+        if self.config.dropout and self.training:
+            pooled = F.dropout(pooled, self.config.dropout)
+        logits = self.score(pooled)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+        return SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )

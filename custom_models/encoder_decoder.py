@@ -49,7 +49,7 @@ class CrossDecoderModel(EmbeddingsMixin, EncoderDecoderPreTrainedModel):
 
     def __init__(self, config: EncoderDecoderConfig):
         super().__init__(config)
-        self.build_embeddings(config)
+        self.build_embeddings(config, is_causal=True)
         self.layers = nn.ModuleList(
             Block(config, Attention(config, layer_idx, is_causal=True), CrossAttention(config, layer_idx))
             for layer_idx in range(config.num_hidden_layers)
@@ -81,6 +81,7 @@ class CrossDecoderModel(EmbeddingsMixin, EncoderDecoderPreTrainedModel):
         num_past = own_cache.get_seq_length() if own_cache is not None else 0
         positions = self.positions(inputs_embeds, attention_mask, position_ids, num_past)
         masks = causal_masks(self.config, inputs_embeds, attention_mask, past_key_values=own_cache)
+        masks = self.biased(masks, inputs_embeds, own_cache)
         cross_mask = create_bidirectional_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,

@@ -1,18 +1,16 @@
-"""Scores of whole sequences: reward models and classifiers."""
+"""A decoder that scores whole sequences: reward models and classifiers."""
 # mypy: no-strict-optional, disable-error-code="misc"
 
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import Cache
-from transformers.modeling_outputs import SequenceClassifierOutput, SequenceClassifierOutputWithPast
+from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 from transformers.utils import can_return_tuple
 
-from .configuration import DecoderConfig, EncoderConfig
+from .configuration import DecoderConfig
 from .decoder import DecoderModel, DecoderPreTrainedModel
-from .encoder import EncoderModel, EncoderPreTrainedModel, Pooler
 
 
 class DecoderForSequenceClassification(DecoderPreTrainedModel):
@@ -77,49 +75,3 @@ class DecoderForSequenceClassification(DecoderPreTrainedModel):
         else:
             raise ValueError("several rows and no way to tell padding: give attention_mask, or set pad_token_id")
         return (index * is_token).argmax(dim=-1)
-
-
-class EncoderForSequenceClassification(EncoderPreTrainedModel):
-    """`num_labels` scores read at each row's first token."""
-
-    # A masked language model may become a classifier.
-    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"^lm_head\.", r"^head_transform\."]
-
-    def __init__(self, config: EncoderConfig):
-        super().__init__(config)
-        self.num_labels = config.num_labels
-        self.model = EncoderModel(config)
-        self.pooler = Pooler(config)
-        self.score = nn.Linear(config.hidden_size, config.num_labels)
-        self.post_init()
-
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        **kwargs,
-    ) -> SequenceClassifierOutput:
-        """Scores, (rows, num_labels)."""
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            token_type_ids=token_type_ids,
-            inputs_embeds=inputs_embeds,
-            **kwargs,
-        )
-        pooled = self.pooler(outputs.last_hidden_state, attention_mask)
-        if self.config.dropout and self.training:
-            pooled = F.dropout(pooled, self.config.dropout)
-        logits = self.score(pooled)
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
-        return SequenceClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )

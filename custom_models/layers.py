@@ -1,4 +1,4 @@
-"""The parts of a block that see one token at a time: norms, feed-forwards, positions; and the block that joins them."""
+"""The parts of a block that see one token at a time: norms, feed-forwards; and the block that joins them."""
 # mypy: no-strict-optional
 
 from collections.abc import Callable
@@ -52,35 +52,6 @@ class FeedForward(nn.Module):
         if self.gate_proj is None:
             return self.down_proj(self.activation(self.up_proj(hidden_states)))
         return self.down_proj(self.activation(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
-
-
-def rope_angles(position_ids: Tensor, *, size: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of each position's angles, (rows, 1, tokens, size), to be shared by all layers; `size` is how
-    many dimensions of a head they turn.
-
-    Computed from nothing but the positions: a stored table would have to survive meta devices and bf16 casts.
-    """
-    steps = torch.arange(0, size, 2, device=position_ids.device, dtype=torch.float32) / size
-    angles = position_ids[:, None, :, None].float() * (1.0 / theta**steps)
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (i, i + n / 2) of the first n dimensions of `states`, (rows, heads, tokens, head_dim), by its
-    position's angle; n is the width of `cos` and `sin`, and the other dimensions stay."""
-    size = cos.shape[-1]
-    if size < states.shape[-1]:
-        return torch.cat((rotate(states[..., :size], cos, sin), states[..., size:]), dim=-1)
-    first, second = states.chunk(2, dim=-1)
-    return states * cos + torch.cat((-second, first), dim=-1) * sin
-
-
-def sinusoids(position_ids: Tensor, *, size: int, dtype: torch.dtype) -> Tensor:
-    """The 2017 Transformer's positions (arXiv 1706.03762, 3.5), (rows, tokens, size): sines and cosines in turn."""
-    steps = torch.arange(0, size, 2, device=position_ids.device, dtype=torch.float32) / size
-    angles = position_ids[..., None].float() / 10_000.0**steps
-    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2).to(dtype)
 
 
 def softcapped(logits: Tensor, cap: float | None) -> Tensor:

@@ -10,6 +10,17 @@ from pipelines.recipe.base import Section
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 GATED = ("swiglu", "geglu")
 """Feed-forwards of three projections."""
+OF_POSITIONS = {
+    "rope": (
+        "rope_theta",
+        "partial_rotary_factor",
+        "rope_scaling_type",
+        "rope_scaling_factor",
+        "original_max_position_embeddings",
+    ),
+    "relative_bias": ("relative_attention_num_buckets", "relative_attention_max_distance"),
+}
+"""Fields that only one position_embedding reads."""
 LayerType = Literal["full_attention", "sliding_attention"]
 
 STYLES: dict[str, dict[str, Any]] = {
@@ -46,12 +57,24 @@ class ModelConfig(Section):
     """Width of the feed-forward. Default: 8/3 of hidden_size rounded up to 8 for swiglu, 4 times for gelu."""
     max_position_embeddings: PositiveInt = 1024
     """Longest sequence in tokens."""
-    position_embedding: Literal["rope", "learned", "sinusoidal", "none"] = "rope"
-    """Rotary (arXiv 2104.09864), learned absolute, sinusoidal (arXiv 1706.03762), or none."""
+    position_embedding: Literal["rope", "learned", "sinusoidal", "alibi", "relative_bias", "none"] = "rope"
+    """Rotary (arXiv 2104.09864), learned absolute, sinusoidal (arXiv 1706.03762), a fixed bias of attention logits by
+    distance (alibi: arXiv 2108.12409), a learned one (relative_bias: T5's, arXiv 1910.10683, 2.1), or none."""
     rope_theta: PositiveFloat = 10_000.0
     """Base of the rotary frequencies."""
     partial_rotary_factor: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Share of each head that rope turns, its first dimensions."""
+    rope_scaling_type: Literal["linear", "yarn"] | None = None
+    """Slow rope down for longer rows: all frequencies (linear, arXiv 2306.15595), or the low ones (yarn, arXiv
+    2309.00071)."""
+    rope_scaling_factor: PositiveFloat = 1.0
+    """How many times longer rows get by rope_scaling_type."""
+    original_max_position_embeddings: PositiveInt | None = None
+    """Longest sequence in tokens before yarn."""
+    relative_attention_num_buckets: PositiveInt = 32
+    """Distances that relative_bias tells apart."""
+    relative_attention_max_distance: PositiveInt = 128
+    """Distance in tokens from which on relative_bias is the same."""
     scale_embeddings: bool = False
     """Multiply token embeddings by the square root of hidden_size (arXiv 1706.03762, 3.4)."""
     norm: Literal["rms_norm", "layer_norm"] = "rms_norm"
@@ -131,11 +154,34 @@ class ModelConfig(Section):
             yield f"head_dim, or hidden_size / num_attention_heads, must be even for rope, not {width}"
         elif is_rope and round(share * width, 6) % 2:
             yield f"partial_rotary_factor ({share}) of {width} dimensions must be an even number of them"
-        for field in () if is_rope else ("rope_theta", "partial_rotary_factor"):
-            if getattr(self, field) != type(self).model_fields[field].default:
-                yield f"{field} belongs to rope, and position_embedding is {self.position_embedding}"
+        for owner, fields in OF_POSITIONS.items():
+            for field in fields if self.position_embedding != owner else ():
+                if getattr(self, field) != type(self).model_fields[field].default:
+                    yield f"{field} belongs to {owner}, and position_embedding is {self.position_embedding}"
+        yield from self._rope_scaling_faults() if is_rope else ()
+        buckets, distance = self.relative_attention_num_buckets, self.relative_attention_max_distance
+        if buckets < 4 or buckets % 2:
+            yield f"relative_attention_num_buckets ({buckets}) must be an even number of at least 4"
+        elif distance <= buckets // 2:
+            yield (
+                f"relative_attention_max_distance ({distance}) must be more than half of "
+                f"relative_attention_num_buckets ({buckets})"
+            )
         if self.position_embedding == "sinusoidal" and self.hidden_size % 2:
             yield f"hidden_size ({self.hidden_size}) must be even for sinusoidal positions"
+
+    def _rope_scaling_faults(self) -> Iterator[str]:
+        kind, original = self.rope_scaling_type, self.original_max_position_embeddings
+        if kind is None and self.rope_scaling_factor != 1:
+            yield "rope_scaling_factor is set, so rope_scaling_type is needed: linear or yarn"
+        if kind is not None and self.rope_scaling_factor <= 1:
+            yield f"rope_scaling_type is {kind}, so rope_scaling_factor must be above 1"
+        if kind == "yarn" and original is None:
+            yield "rope_scaling_type is yarn, so original_max_position_embeddings is needed"
+        if kind == "yarn" and self.rope_theta <= 1:
+            yield f"rope_theta ({self.rope_theta}) must be above 1 for yarn"
+        if kind != "yarn" and original is not None:
+            yield "original_max_position_embeddings belongs to yarn, so rope_scaling_type: yarn is needed"
 
     @property
     def default_intermediate_size(self) -> int:
