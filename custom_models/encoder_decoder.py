@@ -43,6 +43,11 @@ class EncoderDecoderPreTrainedModel(PreTrainedModel):
         "cross_attentions": OutputRecorder(CrossAttention, index=1, layer_name="cross_attn"),
     }
 
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
+        """Which names are the same matrix. Transformers ties nothing where `tie_word_embeddings` is false, and here the
+        two halves may share embeddings without that."""
+        return dict(self._tied_weights_keys or {})
+
 
 class CrossDecoderModel(EmbeddingsMixin, EncoderDecoderPreTrainedModel):
     """The decoder half: from target ids and what the encoder made of the source to the last hidden states."""
@@ -76,7 +81,11 @@ class CrossDecoderModel(EmbeddingsMixin, EncoderDecoderPreTrainedModel):
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
         if use_cache and past_key_values is None:
-            past_key_values = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
+            past_key_values = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache())
+        elif past_key_values is not None and not any(past_key_values.is_updated.values()):
+            # generate() gives both caches the decoder's windows, but cross-attention has none.
+            if self.config.sliding_window is not None:
+                past_key_values.cross_attention_cache = DynamicCache()
         own_cache = past_key_values.self_attention_cache if past_key_values is not None else None
         num_past = own_cache.get_seq_length() if own_cache is not None else 0
         positions = self.positions(inputs_embeds, attention_mask, position_ids, num_past)
@@ -114,6 +123,8 @@ class EncoderDecoderModel(EncoderDecoderPreTrainedModel):
         super().__init__(config)
         self.encoder = EncoderModel(config, config.num_encoder_layers)
         self.decoder = CrossDecoderModel(config)
+        if config.share_embeddings:
+            self._tied_weights_keys = {"decoder.embed_tokens.weight": "encoder.embed_tokens.weight"}
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -173,18 +184,11 @@ class EncoderDecoderForConditionalGeneration(EncoderDecoderPreTrainedModel, Gene
         super().__init__(config)
         self.model = EncoderDecoderModel(config)
         self.lm_head = Head(config)
-        self.post_init()
-
-    @property
-    def _tied_weights_keys(self) -> dict[str, str]:  # type: ignore[override]
-        """Which names are the same matrix: the embeddings of both halves, and the decoder's are the head."""
-        tied, config = {}, self.config
-        if config.share_embeddings:
-            tied["model.decoder.embed_tokens.weight"] = "model.encoder.embed_tokens.weight"
+        tied = {f"model.{name}": f"model.{same}" for name, same in (self.model._tied_weights_keys or {}).items()}
         if config.tie_word_embeddings:
-            source = "encoder" if config.share_embeddings else "decoder"
-            tied["lm_head.weight"] = f"model.{source}.embed_tokens.weight"
-        return tied
+            tied["lm_head.weight"] = f"model.{'encoder' if tied else 'decoder'}.embed_tokens.weight"
+        self._tied_weights_keys = tied
+        self.post_init()
 
     def get_encoder(self) -> nn.Module:
         return self.model.encoder
