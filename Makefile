@@ -9,6 +9,8 @@
 # SET      values that win over the file:                     SET="seed=1 stages.sft.learning_rate=1e-4"
 # STAGE    one stage by its name, for `make run`:             STAGE=dpo_gentle
 # STORE    where finished work is kept                        (artifacts)
+# TO       the folder that `make export` writes:              TO=my_model
+# FORMAT   stock, a class of transformers, or ours, with its code (stock)
 # REBUILD  1 rebuilds a stale stage that was costly to make
 # PYTHON   the interpreter that makes the virtual environment (python3)
 
@@ -18,6 +20,8 @@ SET     ?=
 STAGE   ?=
 STORE   ?= artifacts
 REBUILD ?=
+TO      ?=
+FORMAT  ?= stock
 PYTHON  ?= python3
 
 VENV    := .venv
@@ -29,14 +33,14 @@ BUILD    = $(TUNE) --store $(STORE) $(if $(filter 1,$(REBUILD)),--rebuild)
 SOURDOUGH = $(BIN)/python -m pipelines
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run $(STAGES) check plan show data report verify clean schema \
+.PHONY: help setup demo run $(STAGES) check plan show data report export verify clean schema \
         test test-all test-gpu lint types format bench
 
 help: ## this list
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/q' | head -n 1
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
 	      /^[a-zA-Z_$$()-]+:.*## / {name = $$1; sub(/\$$\(STAGES\)/, "<stage>", name); printf "  %-12s %s\n", name, $$2}' Makefile
-	@printf '\nVariables: RECIPE=recipes/x.yaml LAUNCH=gpu-1 SET="a.b=c" STAGE=name STORE=folder REBUILD=1\n'
+	@printf '\nVariables: RECIPE=recipes/x.yaml LAUNCH=gpu-1 SET="a.b=c" STAGE=name STORE=folder TO=folder REBUILD=1\n'
 	@printf 'Stages: $(STAGES)\n'
 
 ##@ Run
@@ -64,6 +68,9 @@ show: $(READY) ## the whole recipe, with each value's origin
 
 report: $(READY) ## write the report again from what is finished
 	@$(SOURDOUGH) report $(RECIPE) $(TUNE) --store $(STORE)
+
+export: $(READY) ## write one stage's model as a folder that other tools read: STAGE=sft TO=folder
+	@$(SOURDOUGH) export $(RECIPE) $(TUNE) --store $(STORE) --stage "$(STAGE)" --to "$(TO)" --format $(FORMAT)
 
 verify: $(READY) ## compare every finished file with its manifest
 	@$(SOURDOUGH) verify $(RECIPE) $(TUNE) --store $(STORE)

@@ -145,6 +145,21 @@ def report(options: argparse.Namespace, work: "_Work | None" = None) -> int:
     return 0
 
 
+def export(options: argparse.Namespace) -> int:
+    """One stage's model as a folder that other tools read."""
+    from pipelines.run.export import export as export_stage
+
+    work, stock = _Work(options), options.format == "stock"
+    made = export_stage(work.plan, work.store, work.loaded.place, stage=options.stage, to=options.to, stock=stock)
+    if options.json:
+        _print_json({"folder": str(options.to), **vars(made)})
+        return 0
+    for lost in made.left_out:
+        print(f"left out, a setting of training that {made.class_name} does not know: {lost}")
+    print(f"{options.to}: {made.class_name}; read back, its logits differ by at most {made.largest_difference:.1e}")
+    return 0
+
+
 def verify(options: argparse.Namespace) -> int:
     """Compare every finished file with its manifest."""
     from pipelines.store.artifacts import ArtifactStore
@@ -211,13 +226,15 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "show": show,
     "run": run,
     "report": report,
+    "export": export,
     "verify": verify,
     "clean": clean,
     "schema": schema,
     "data": data,
 }
-LOOKING = ("check", "plan", "show", "report", "verify")
+LOOKING = ("check", "plan", "show", "report", "export", "verify")
 """Verbs that build nothing."""
+EXPORT_FORMATS = "stock: a class of transformers, read without code; ours: with its code (default: stock)"
 
 
 class _Work:
@@ -324,6 +341,10 @@ def _add_options(parser: argparse.ArgumentParser, verb: str) -> None:
     parser.add_argument("recipe", type=Path, nargs="?" if verb == "verify" else None, help="recipes/demo.yaml")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="wins over the file")
     parser.add_argument("--launch", metavar="NAME", help="a file of recipes/accelerate, instead of the recipe's own")
+    if verb == "export":
+        parser.add_argument("--stage", metavar="NAME", required=True, help="whose model")
+        parser.add_argument("--to", type=_folder, metavar="FOLDER", required=True, help="a new or empty folder")
+        parser.add_argument("--format", choices=("stock", "ours"), default="stock", help=EXPORT_FORMATS)
     if verb in LOOKING:
         return
     parser.add_argument("--rebuild", action="store_true", help="also make again what was costly to make")

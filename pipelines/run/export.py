@@ -1,0 +1,52 @@
+"""From a stage's name to a folder that other tools read: which artifact, and what of the recipe is in the way."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.errors import ArtifactError, KeyPath, Problem, RecipeError
+from pipelines.plan.jobs import Job, Plan
+from pipelines.recipe.base import ArtifactKind
+from pipelines.recipe.tree import format_path
+from pipelines.store.artifacts import Artifact, ArtifactStore, survey
+
+if TYPE_CHECKING:
+    from pipelines.training.export import Exported
+
+Position = Callable[[KeyPath], tuple[str, int, int]]
+
+
+def export(plan: Plan, store: ArtifactStore, position: Position, *, stage: str, to: Path, stock: bool) -> "Exported":
+    """Export the finished model of a stage. RecipeError names every field that a stock class has no place for."""
+    store.require()
+    job, artifact = _finished(plan, store, position, stage)
+    # Torch is wanted from here on, by nothing that only looks.
+    from custom_models.stock_fields import NoPlace
+    from pipelines.training.export import export_model
+
+    facts = {"recipe": plan.recipe.name, "stage": job.name, "fingerprint": job.fingerprint}
+    try:
+        return export_model(artifact.output, to, stock=stock, facts=facts)
+    except NoPlace as error:
+        fields = [reason.partition(": ") for reason in error.reasons]
+    problems = [
+        Problem(
+            *position(("model", field)), f"model.{field}", f"{message}; --format ours writes the model with its code"
+        )
+        for field, _, message in fields
+    ]
+    raise RecipeError(problems)
+
+
+def _finished(plan: Plan, store: ArtifactStore, position: Position, stage: str) -> tuple[Job, Artifact]:
+    jobs = [job for job in plan.named(stage) if job.config.produces == ArtifactKind.CAUSAL_LM]
+    if len(jobs) != 1:
+        message = f"is {len(jobs)} stages ({', '.join(job.name for job in jobs)}); name one of them"
+        key = ("stages", stage)
+        fault = message if jobs else "makes no language model that can be exported"
+        raise RecipeError([Problem(*position(key), format_path(key), fault)])
+    artifact = survey(plan, store)[jobs[0].name].artifact
+    if artifact is None:
+        raise ArtifactError(f"'{stage}' is not finished as {plan.path} has it; run it first (--stage {stage})")
+    store.verify(artifact)
+    return jobs[0], artifact
