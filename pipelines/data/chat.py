@@ -63,6 +63,10 @@ class ChatRenderer:
         """Plain text: no BOS, no EOS, no control tokens."""
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
+    def encode_texts(self, texts: Sequence[str]) -> list[Ids]:
+        """The same for many, on all cores."""
+        return self._encoded(texts)
+
     def document(self, text: str) -> Ids:
         """A document to train on: BOS by the tokenizer's policy, the text, EOS."""
         return [*self._bos, *self.encode_text(text), self.eos_id]

@@ -98,7 +98,7 @@ class PackedCollator:
                 labels[number, start + 1 : end] = document[1:]
                 positions[number, start:end] = np.arange(len(document))
                 start = end
-        return _tensors({"input_ids": ids, "labels": labels, "position_ids": positions})
+        return tensors({"input_ids": ids, "labels": labels, "position_ids": positions})
 
 
 # --- conversations --------------------------------------------------------------------------------------------------
@@ -111,13 +111,9 @@ class ChatRows:
         self, tables: Sequence[TokenTable], *, max_length: int, overlong: Overlong, assistant_only: bool = True
     ):
         self._tables, self._max_length, self._assistant_only = tables, max_length, assistant_only
-        kept, self.counts = [], []
-        for number, table in enumerate(tables):
-            rows, count = self._select(table, overlong)
-            kept.append(np.stack([np.full(len(rows), number), rows], axis=1))
-            self.counts.append(count)
-        self._places = np.concatenate(kept).astype(np.int64)
-        self.lengths = np.minimum(_gather([table.lengths("input_ids") for table in tables], self._places), max_length)
+        selected = [self._select(table, overlong) for table in tables]
+        self._places, self.counts = places_of([rows for rows, _ in selected]), [count for _, count in selected]
+        self.lengths = np.minimum(gather([table.lengths("input_ids") for table in tables], self._places), max_length)
         self.longest = self.lengths
         """What the row is padded by, for grouping."""
 
@@ -164,10 +160,10 @@ class ChatCollator:
         self.pad_id = pad_id
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
-        ids, mask = _padded([row["input_ids"] for row in rows], self.pad_id)
-        labels, _ = _padded([row["labels"] for row in rows], IGNORED)
+        ids, mask = padded([row["input_ids"] for row in rows], self.pad_id)
+        labels, _ = padded([row["labels"] for row in rows], IGNORED)
         labels[:, 0] = IGNORED
-        return _tensors({"input_ids": ids, "attention_mask": mask, "labels": labels})
+        return tensors({"input_ids": ids, "attention_mask": mask, "labels": labels})
 
 
 # --- pairs ----------------------------------------------------------------------------------------------------------
@@ -178,14 +174,10 @@ class PairRows:
 
     def __init__(self, tables: Sequence[TokenTable], *, max_length: int, overlong: Overlong):
         self._tables, self._max_length = tables, max_length
-        kept, self.counts = [], []
-        for number, table in enumerate(tables):
-            rows, count = self._select(table, overlong)
-            kept.append(np.stack([np.full(len(rows), number), rows], axis=1))
-            self.counts.append(count)
-        self._places = np.concatenate(kept).astype(np.int64)
+        selected = [self._select(table, overlong) for table in tables]
+        self._places, self.counts = places_of([rows for rows, _ in selected]), [count for _, count in selected]
         chosen, rejected = (
-            np.minimum(_gather([_pair_lengths(table, side) for table in tables], self._places), max_length)
+            np.minimum(gather([_pair_lengths(table, side) for table in tables], self._places), max_length)
             for side in ("chosen_ids", "rejected_ids")
         )
         self.lengths = chosen + rejected
@@ -242,11 +234,11 @@ class PairCollator:
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
         sides = [(row["prompt_ids"], row[side]) for side in ("chosen_ids", "rejected_ids") for row in rows]
-        ids, mask = _padded([np.concatenate(side) for side in sides], self.pad_id)
-        batch = _tensors({"input_ids": ids, "attention_mask": mask})
+        ids, mask = padded([np.concatenate(side) for side in sides], self.pad_id)
+        batch = tensors({"input_ids": ids, "attention_mask": mask})
         if self.with_completion_mask:
             masks = [np.repeat([0, 1], [len(prompt), len(completion)]) for prompt, completion in sides]
-            batch |= _tensors({"completion_mask": _padded(masks, 0)[0]})
+            batch |= tensors({"completion_mask": padded(masks, 0)[0]})
         for name in ("ref_chosen_logps", "ref_rejected_logps"):
             if name in rows[0]:
                 batch[name] = torch.tensor([float(row[name]) for row in rows])
@@ -271,7 +263,7 @@ def padded_length(length: int) -> int:
     return -(-length // MULTIPLE) * MULTIPLE
 
 
-def _padded(rows: Sequence[Any], value: int) -> tuple[np.ndarray, np.ndarray]:
+def padded(rows: Sequence[Any], value: int) -> tuple[np.ndarray, np.ndarray]:
     """(rows, tokens) filled with `value` on the right, and 1 where a token is."""
     length = padded_length(max(map(len, rows)))
     filled = np.full((len(rows), length), value, np.int64)
@@ -282,11 +274,17 @@ def _padded(rows: Sequence[Any], value: int) -> tuple[np.ndarray, np.ndarray]:
     return filled, mask
 
 
-def _tensors(arrays: Mapping[str, np.ndarray]) -> Batch:
+def tensors(arrays: Mapping[str, np.ndarray]) -> Batch:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def _gather(columns: Sequence[np.ndarray], places: np.ndarray) -> np.ndarray:
+def places_of(selected: Sequence[np.ndarray]) -> np.ndarray:
+    """(table, row) of the rows that are used, of all tables one after the other."""
+    kept = [np.stack([np.full(len(rows), number), rows], axis=1) for number, rows in enumerate(selected)]
+    return np.concatenate(kept).astype(np.int64)
+
+
+def gather(columns: Sequence[np.ndarray], places: np.ndarray) -> np.ndarray:
     """The numbers at (table, row)."""
     result = np.zeros(len(places), np.int64)
     for number, column in enumerate(columns):

@@ -1,6 +1,7 @@
-"""A row of a source into a row of ours: text, chat, preference or prompt; or the reason why not."""
+"""A row of a source into a row of ours: text, chat, preference, prompt, labelled or pairs; or the reason why not."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -33,6 +34,9 @@ REASONS: Mapping[str, str] = {
     "chosen_equals_rejected": "chosen and rejected are the same",
     "no_common_prompt": "chosen and rejected do not answer the same prompt",
     "several_turns": "a completion of more than one turn",
+    "no_label": "no label",
+    "not_a_label": "a label that is neither text, a finite number, true or false, nor a list of names",
+    "empty_side": "a pair with an empty side",
     "also_in_train": "the same content as a training row",
 }
 """Why a row is not used. The keys stand in metrics, as `dropped_<reason>`."""
@@ -70,6 +74,8 @@ _NEEDS: Mapping[str, str] = {
     "chat": "'messages', or 'prompt' and 'completion', or 'conversations', or 'instruction' and 'output'",
     "preference": "'chosen' and 'rejected', with 'prompt' or as whole conversations",
     "prompt": "'prompt', or 'instruction'",
+    "labelled": "'text' and 'label', with 'text_pair' where two texts are judged together",
+    "pairs": "'source' and 'target'",
 }
 
 
@@ -81,8 +87,14 @@ def content(format: str, row: Row) -> str:
 
 def num_bytes(format: str, row: Row) -> int:
     """UTF-8 bytes of all that is said in a row of ours."""
-    said = [row["text"]] if format == "text" else [turn["content"] for name in CONTENT[format] for turn in row[name]]
-    return sum(len(text.encode()) for text in said)
+    return sum(len(text.encode()) for text in said(format, row))
+
+
+def said(format: str, row: Row) -> list[str]:
+    """All texts of a row of ours, in their order."""
+    if format in _PLAIN:
+        return [row[column] for column in _PLAIN[format] if row[column] is not None]
+    return [turn["content"] for column in CONTENT[format] for turn in row[column]]
 
 
 CONTENT: Mapping[str, Sequence[str]] = {
@@ -90,8 +102,17 @@ CONTENT: Mapping[str, Sequence[str]] = {
     "chat": ("messages",),
     "preference": ("prompt", "chosen", "rejected"),
     "prompt": ("prompt",),
+    "labelled": ("text", "text_pair"),
+    "pairs": ("source",),
 }
-"""The columns of a row of ours; prompt data have `columns` too, all that the source says beside the prompt."""
+"""The columns by which rows of ours are the same. Prompt data have `columns` too, all that the source says beside the
+prompt. A label and a target are no part of it: what they answer must not be in training and in the holdout."""
+_PLAIN: Mapping[str, Sequence[str]] = {
+    "text": ("text",),
+    "labelled": ("text", "text_pair"),
+    "pairs": ("source", "target"),
+}
+"""The columns of plain text."""
 
 
 def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
@@ -270,4 +291,46 @@ def _prompt(row: Row) -> Row:
     return {"prompt": _question(_prompt_of(row)), "columns": json.dumps(others, sort_keys=True, default=str)}
 
 
-_FORMATS: Mapping[str, Normalise] = {"text": _text, "chat": _chat, "preference": _preference, "prompt": _prompt}
+# --- labelled and pairs ---------------------------------------------------------------------------------------------
+
+
+def _labelled(row: Row) -> Row:
+    text, pair = _string(_present(row, "text")), row.get("text_pair")
+    pair = None if pair is None else _string(pair, "empty_side")
+    return {"text": text, "text_pair": pair, "label": json.dumps(_label(_present(row, "label")))}
+
+
+def _label(value: Any) -> str | float | list[str]:
+    """A class's name; a number to predict; or the names of all classes that apply, sorted."""
+    if isinstance(value, list):
+        return sorted({_class_name(name) for name in value})
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise Unusable("not_a_label")
+        return value
+    return _class_name(value)
+
+
+def _class_name(value: Any) -> str:
+    """Whole numbers and truth values name classes too: `3`, `true`."""
+    if value is None or value == "":
+        raise Unusable("no_label")
+    if isinstance(value, bool | int):
+        return json.dumps(value)
+    if not isinstance(value, str):
+        raise Unusable("not_a_label")
+    return _string(value, "no_label")
+
+
+def _pairs(row: Row) -> Row:
+    return {side: _string(_present(row, side), "empty_side") for side in ("source", "target")}
+
+
+_FORMATS: Mapping[str, Normalise] = {
+    "text": _text,
+    "chat": _chat,
+    "preference": _preference,
+    "prompt": _prompt,
+    "labelled": _labelled,
+    "pairs": _pairs,
+}

@@ -20,8 +20,11 @@ COLUMNS: Mapping[str, Mapping[str, ColumnType]] = {
     "chat": {"input_ids": "ids", "assistant_mask": "mask", "num_bytes": "int"},
     "preference": {"prompt_ids": "ids", "chosen_ids": "ids", "rejected_ids": "ids"},
     "prompt": {"prompt_ids": "ids", "columns": "text", "prompt": "json"},
+    "labelled": {"text_ids": "ids", "pair_ids": "ids", "label": "json"},
+    "pairs": {"source_ids": "ids", "target_ids": "ids"},
 }
-"""What a row has, by the data's format."""
+"""What a row has, by the data's format. Labelled rows and pairs are plain text without control tokens, since those
+depend on the model; `pair_ids` are empty where there is one text only."""
 
 META = "meta.json"
 

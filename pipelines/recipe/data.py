@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, Posi
 
 from pipelines.recipe.base import Bare, LocalFile, Reads, Section
 
-Format = Literal["text", "chat", "preference", "prompt"]
+Format = Literal["text", "chat", "preference", "prompt", "labelled", "pairs"]
 
 MICROWORLD_VERSION = 1
 """Raised with every change of what the built-in world says, which makes everything that reads it stale."""
@@ -18,6 +18,8 @@ BUILTIN: dict[str, Format] = {
     "microworld/chat": "chat",
     "microworld/preferences": "preference",
     "microworld/prompts": "prompt",
+    "microworld/sentiment": "labelled",
+    "microworld/translation": "pairs",
 }
 
 
@@ -29,6 +31,8 @@ COLUMNS: dict[Format, tuple[str, ...]] = {
     "text": ("text",),
     "chat": ("messages", "conversations", "prompt", "completion", "instruction", "input", "output"),
     "preference": ("prompt", "instruction", "input", "chosen", "rejected"),
+    "labelled": ("text", "text_pair", "label"),
+    "pairs": ("source", "target"),
 }
 """Our names of columns. Prompt data may have any: reward functions are given them all."""
 
@@ -37,8 +41,19 @@ class Dataset(Section):
     """One named dataset. Exactly one of `builtin`, `files`, `hub` says where its rows come from."""
 
     format: Format = "text"
-    """What a row is: text | chat (messages, or prompt and completion) | preference (chosen and rejected) | prompt."""
-    builtin: Literal["microworld/text", "microworld/chat", "microworld/preferences", "microworld/prompts"] | None = None
+    """What a row is: text | chat (messages, or prompt and completion) | preference (chosen and rejected) | prompt |
+    labelled (text, perhaps with text_pair, and label) | pairs (source and target)."""
+    builtin: (
+        Literal[
+            "microworld/text",
+            "microworld/chat",
+            "microworld/preferences",
+            "microworld/prompts",
+            "microworld/sentiment",
+            "microworld/translation",
+        ]
+        | None
+    ) = None
     """A track of the built-in world; it brings its format with it."""
     files: Annotated[tuple[str, ...], Bare, LocalFile()] = ()
     """Paths or globs, relative to the recipe: txt, jsonl, json, csv, tsv, parquet; plain, .gz or .zst."""
@@ -120,7 +135,9 @@ Mixture = Annotated[
 ]
 """One dataset's name, or {name: share}; shares are of tokens for text, of examples otherwise, and sum to 1."""
 TextMixture = Annotated[Mixture, Reads(("text",))]
-TokenizerMixture = Annotated[Mixture, Reads(("text", "chat"))]
+TokenizerMixture = Annotated[Mixture, Reads(("text", "chat", "labelled", "pairs"))]
 ChatMixture = Annotated[Mixture, Reads(("chat",))]
 PreferenceMixture = Annotated[Mixture, Reads(("preference",))]
 PromptMixture = Annotated[Mixture, Reads(("prompt",))]
+LabelledMixture = Annotated[Mixture, Reads(("labelled",))]
+PairsMixture = Annotated[Mixture, Reads(("pairs",))]

@@ -24,6 +24,10 @@ SCHEMAS = {
     "chat": pa.schema([("messages", _MESSAGES)]),
     "preference": pa.schema([("prompt", _MESSAGES), ("chosen", _MESSAGES), ("rejected", _MESSAGES)]),
     "prompt": pa.schema([("prompt", _MESSAGES), ("columns", pa.large_string())]),
+    "labelled": pa.schema(
+        [("text", pa.large_string()), ("text_pair", pa.large_string()), ("label", pa.large_string())]
+    ),
+    "pairs": pa.schema([("source", pa.large_string()), ("target", pa.large_string())]),
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from pipelines.data.chat import INFO, TEMPLATE, TOKENIZER
+from pipelines.data.formats import said
 from pipelines.data.rows import read_rows
 from pipelines.data.template import SPECIAL, Template
 from pipelines.errors import DataError
@@ -129,12 +130,10 @@ class Sample:
 
 
 def _texts(folder: Path) -> Iterator[str]:
+    format = json.loads((folder / INFO).read_text())["format"]
     for batch in read_rows(folder, "train"):
         for row in batch:
-            if "text" in row:
-                yield row["text"]
-            else:
-                yield from (message["content"] for message in row["messages"])
+            yield from said(format, row)
 
 
 def _measures(tokenizer: Tokenizer, sample: Sample) -> Metrics:

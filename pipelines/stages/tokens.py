@@ -1,5 +1,6 @@
 """The tokens stage: rows of a dataset as ids, with their boundaries, on all cores."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 
 from pipelines.data.chat import ChatRenderer
 from pipelines.data.formats import Row, num_bytes
+from pipelines.data.labels import label_kind_of
 from pipelines.data.rows import read_rows
 from pipelines.data.tokens import SPLITS, TokenTable, TokenWriter
 from pipelines.errors import DataError
@@ -16,6 +18,11 @@ from pipelines.stages.base import Metrics, StageContext
 
 CHECKED = 100
 """Rows of each split that are decoded again before they are written."""
+PLAIN: Mapping[str, Mapping[str, str]] = {
+    "labelled": {"text_ids": "text", "pair_ids": "text_pair"},
+    "pairs": {"source_ids": "source", "target_ids": "target"},
+}
+"""Columns of ids without control tokens, and the text that each of them says."""
 
 
 def run(ctx: StageContext) -> Metrics:
@@ -55,6 +62,14 @@ def encode(renderer: ChatRenderer, format: str, rows: Sequence[Row]) -> dict[str
     if format == "preference":
         pairs = renderer.pairs([(row["prompt"], row["chosen"], row["rejected"]) for row in rows])
         return dict(zip(("prompt_ids", "chosen_ids", "rejected_ids"), zip(*pairs, strict=True), strict=True))
+    if format in PLAIN:
+        named = PLAIN[format].items()
+        columns: dict[str, Sequence[Any]] = {
+            name: renderer.encode_texts([row[text] or "" for row in rows]) for name, text in named
+        }
+        if format == "labelled":
+            columns["label"] = [json.loads(row["label"]) for row in rows]
+        return columns
     return {
         "prompt_ids": renderer.prompts([row["prompt"] for row in rows]),
         "columns": [row["columns"] for row in rows],
@@ -64,6 +79,10 @@ def encode(renderer: ChatRenderer, format: str, rows: Sequence[Row]) -> dict[str
 
 def check_row(renderer: ChatRenderer, format: str, row: Row, encoded: Mapping[str, Any]) -> None:
     """Raise DataError unless the ids say what the row says, and are trained on where the assistant speaks."""
+    if format in PLAIN:
+        for name, text in PLAIN[format].items():
+            _same_text(f"the column {text}", row[text] or "", renderer.decode(encoded[name], skip_special=False))
+        return
     ids = list(encoded["input_ids" if "input_ids" in encoded else "prompt_ids"])
     if ids.count(renderer.bos_id) != int(renderer.add_bos_token) or (
         renderer.add_bos_token and ids[0] != renderer.bos_id
@@ -92,6 +111,14 @@ def _same(what: str, said: list[str], decoded: list[str], last: object, end: obj
         )
 
 
+def _same_text(what: str, said: str, decoded: str) -> None:
+    if said != decoded:
+        raise DataError(
+            f"{what} decodes to {decoded!r:.300}, but the row says {said!r:.300}; the tokenizer changes text, so make "
+            "it again"
+        )
+
+
 def _answers(messages: Sequence[Row]) -> list[str]:
     return [message["content"] for message in messages if message["role"] == "assistant"]
 
@@ -108,6 +135,7 @@ def _turns(renderer: ChatRenderer, ids: Sequence[int]) -> list[str]:
 
 def _metrics(folder: Path, format: str, size: int) -> Metrics:
     tables = {split: TokenTable.open(folder, split) for split in SPLITS}
+    kind = {"label_kind": label_kind_of([*tables.values()])} if format == "labelled" else {}
     tokens = sum(table.tokens for table in tables.values())
     lengths = np.concatenate([row_lengths(table) for table in tables.values()])
     metrics: dict[str, float | int | str] = {
@@ -123,11 +151,13 @@ def _metrics(folder: Path, format: str, size: int) -> Metrics:
     }
     for percent in (50, 90, 99):
         metrics[f"p{percent}_tokens"] = int(np.percentile(lengths, percent)) if len(lengths) else 0
-    return metrics
+    return metrics | kind
 
 
 def row_lengths(table: TokenTable) -> np.ndarray:
-    """Tokens of each row; of a pair, its prompt with the longer side."""
+    """Tokens of each row; of a preference pair, its prompt with the longer side."""
     if "chosen_ids" in table.columns:
         return table.lengths("prompt_ids") + np.maximum(table.lengths("chosen_ids"), table.lengths("rejected_ids"))
+    if table.info["format"] in PLAIN:
+        return sum((table.lengths(name) for name in PLAIN[table.info["format"]]), np.zeros(len(table), np.int64))
     return table.lengths("input_ids" if "input_ids" in table.columns else "prompt_ids")

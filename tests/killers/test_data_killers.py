@@ -257,6 +257,24 @@ def test_19_a_tokenizer_that_changes_text(
         run_tokens(tmp_path, data["text"], tokenizer, "text")
 
 
+@pytest.mark.parametrize(
+    ("format", "row"),
+    [
+        ("labelled", {"text": "The drum.", "text_pair": "A kite.", "label": 1}),
+        ("pairs", {"source": "a", "target": "b"}),
+    ],
+)
+@pytest.mark.parametrize("spoil", [lambda ids: [0, *ids], lambda ids: [*ids, 1], lambda ids: ids[:-1]])
+def test_1_and_19_plain_columns_with_control_tokens_or_other_text(
+    spoil: Any, format: str, row: dict[str, Any], tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = run_data(tmp_path / "d", [write_jsonl(tmp_path / "a.jsonl", [row])], format=format, holdout=0.0)
+    run_tokens(tmp_path / "good", folder, tokenizer, format)
+    planted(monkeypatch, "encode_texts", lambda self, many: [spoil(ids) for ids in many])
+    with pytest.raises(DataError, match=r"the column (text|source) decodes to"):
+        run_tokens(tmp_path / "bad", folder, tokenizer, format)
+
+
 def test_22_the_same_row_on_both_sides(tmp_path: Path) -> None:
     rows = [{"text": f"row {i % 300}", "id": i} for i in range(900)]
     output, _ = run_data(tmp_path / "d", [write_jsonl(tmp_path / "a.jsonl", rows)], holdout=0.3)

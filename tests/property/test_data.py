@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from pipelines.data import files
 from pipelines.data.chat import ChatRenderer
 from pipelines.data.files import read_file
-from pipelines.data.formats import Unusable, content, normaliser
+from pipelines.data.formats import Unusable, content, normaliser, num_bytes, said
+from pipelines.data.labelled import kept_lengths
+from pipelines.data.labels import kind_of, names_in
 from pipelines.data.packing import pack_split, pack_whole
 from pipelines.data.tokens import TokenTable, TokenWriter
 from pipelines.stages.tokenizer import add_bos, chat_template, save, train
@@ -90,10 +92,11 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["role", "content", "from"]), inner),
     max_leaves=8,
 )
-COLUMNS = ["text", "messages", "prompt", "completion", "chosen", "rejected", "conversations", "instruction", "output"]
+COLUMNS = ["text", "messages", "prompt", "completion", "chosen", "rejected", "conversations", "instruction", "output",
+           "text_pair", "label", "source", "target"]  # fmt: skip
 
 
-@pytest.mark.parametrize("format", ["text", "chat", "preference", "prompt"])
+@pytest.mark.parametrize("format", ["text", "chat", "preference", "prompt", "labelled", "pairs"])
 @given(st.dictionaries(st.sampled_from(COLUMNS), JSON))
 @QUICK
 def test_every_row_is_used_or_has_a_reason(format: str, row: dict[str, Any]) -> None:
@@ -103,6 +106,30 @@ def test_every_row_is_used_or_has_a_reason(format: str, row: dict[str, Any]) -> 
         assert error.reason
     else:
         content(format, normal).encode()
+        assert num_bytes(format, normal) == len("".join(said(format, normal)).encode()) > 0
+
+
+@given(st.fixed_dictionaries({"text": st.just("a"), "label": JSON}))
+@QUICK
+def test_every_label_is_of_one_kind_or_has_a_reason(row: dict[str, Any]) -> None:
+    try:
+        label = json.loads(normaliser("labelled", {})(row)["label"])
+    except Unusable as error:
+        assert error.reason in ("no_label", "not_a_label", "nul", "lone_surrogate")
+    else:
+        kind = kind_of(label)
+        assert (kind == "regression") == isinstance(row["label"], float)
+        assert (kind == "multi_label") == isinstance(row["label"], list)
+        assert all(names_in(label)) and sorted(set(names_in(label))) == list(names_in(label))
+
+
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 40))
+@QUICK
+def test_tokens_are_taken_from_the_longer_text_one_by_one(text: int, pair: int, room: int) -> None:
+    kept = [text, pair]
+    while sum(kept) > room:
+        kept[kept[0] <= kept[1]] -= 1
+    assert kept_lengths(text, pair, room) == tuple(kept)
 
 
 @pytest.mark.parametrize("pack", [pack_whole, pack_split])

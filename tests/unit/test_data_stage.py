@@ -112,6 +112,35 @@ def test_a_document_that_falls_into_the_holdout_alone_is_no_training_data(tmp_pa
     raise AssertionError("one of a hundred documents falls into the holdout")
 
 
+def test_labels_of_every_type_and_pairs_come_back_from_parquet(tmp_path: Path) -> None:
+    labels = ["good", 3, True, ["b", "a"], [], 1.5]
+    rows = [{"text": f"text {i}", "text_pair": None if i % 2 else "pair", "y": y} for i, y in enumerate(labels)]
+    fields: dict[str, Any] = {"format": "labelled", "columns": {"label": "y"}, "holdout": 0.0}
+    output, _ = run_data(tmp_path / "d", [write_jsonl(tmp_path / "a.jsonl", rows)], **fields)
+    found = split_rows(output, "train")
+    assert [json.loads(row["label"]) for row in found] == ["good", "3", "true", ["a", "b"], [], 1.5]
+    assert [row["text_pair"] for row in found] == ["pair", None] * 3
+    pairs = [{"source": f"a {i}", "target": f"b {i}"} for i in range(9)]
+    output, metrics = run_data(tmp_path / "e", [write_jsonl(tmp_path / "b.jsonl", pairs)], format="pairs", holdout=0.0)
+    assert split_rows(output, "train") == pairs and metrics["bytes"] == 9 * 6
+
+
+def test_a_text_is_never_in_both_splits_whatever_its_label(tmp_path: Path) -> None:
+    rows = [{"text": f"text {i % 100}", "label": i // 100} for i in range(300)]
+    output, _ = run_data(tmp_path / "d", [write_jsonl(tmp_path / "a.jsonl", rows)], format="labelled", holdout=0.3)
+    sides = [set(texts(output, split)) for split in ("train", "holdout")]
+    assert sides[0] and sides[1] and not sides[0] & sides[1]
+
+
+@pytest.mark.parametrize(
+    ("track", "columns"), [("sentiment", {"text", "text_pair", "label"}), ("translation", {"source", "target"})]
+)
+def test_tracks_of_the_world_with_labels_and_pairs_lose_no_row(track: str, columns: set[str], tmp_path: Path) -> None:
+    output, metrics = run_data(tmp_path / "d", builtin=f"microworld/{track}", limit=300)
+    assert (metrics["train"], metrics["holdout"], metrics["dropped"]) == (300, 800, 0)
+    assert all(row.keys() == columns for row in split_rows(output, "holdout"))
+
+
 def test_the_built_in_world_keeps_its_own_holdout(tmp_path: Path) -> None:
     output, metrics = run_data(tmp_path / "d", builtin="microworld/prompts", limit=30)
     assert metrics["train"] == 30

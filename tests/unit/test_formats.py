@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.data.formats import REASONS, Unusable, content, normaliser
+from pipelines.data.formats import REASONS, Unusable, content, normaliser, num_bytes
 
 USER, ANSWER = {"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Yes."}
 SYSTEM, OTHER = {"role": "system", "content": "Be kind."}, {"role": "assistant", "content": "No."}
@@ -186,6 +186,95 @@ def test_a_mapping_may_reach_into_a_column() -> None:
     nested = {"task": "Hi?", "instances": [{"output": "Yes."}]}
     mapped = normal("chat", nested, {"prompt": "task", "completion": "instances.0.output"})
     assert mapped == {"messages": [USER, ANSWER]}
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        ("good", "good"),
+        (" good ", " good "),
+        ("1.5", "1.5"),
+        (3, "3"),
+        (-3, "-3"),
+        (10**30, str(10**30)),
+        (True, "true"),
+        (False, "false"),
+        (1.5, 1.5),
+        (4.0, 4.0),
+        (["b", "a", "b"], ["a", "b"]),
+        ([2, True, "2"], ["2", "true"]),
+        ([], []),
+        (None, "no_label"),
+        ("", "no_label"),
+        (" ", "no_label"),
+        ([None], "no_label"),
+        ([""], "no_label"),
+        (float("nan"), "not_a_label"),
+        (float("-inf"), "not_a_label"),
+        ({"a": 1}, "not_a_label"),
+        ([1.5], "not_a_label"),
+        ([["a"]], "not_a_label"),
+        ("a\0", "nul"),
+        ("a\ud800", "lone_surrogate"),
+    ],
+)
+def test_labels(label: Any, expected: Any) -> None:
+    row = normal("labelled", {"text": "a", "label": label, "other": 1})
+    found = row if isinstance(row, str) else json.loads(row["label"])
+    assert (found, type(found)) == (expected, type(expected))
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"text": "a", "label": "x"}, {"text": "a", "text_pair": None, "label": '"x"'}),
+        ({"text": "a", "text_pair": None, "label": "x"}, {"text": "a", "text_pair": None, "label": '"x"'}),
+        ({"text": "a", "text_pair": "b", "label": 1}, {"text": "a", "text_pair": "b", "label": '"1"'}),
+        ({"text": "a", "text_pair": " ", "label": 1}, "empty_side"),
+        ({"text": "a", "text_pair": 2, "label": 1}, "not_text"),
+        ({"text": "", "text_pair": "b", "label": 1}, "empty"),
+        ({"text": "a"}, "missing_column"),
+        ({"label": 1}, "missing_column"),
+    ],
+)
+def test_labelled_texts_and_pairs_of_texts(row: dict[str, Any], expected: Any) -> None:
+    assert normal("labelled", row) == expected
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"source": "a", "target": "b", "id": 1}, {"source": "a", "target": "b"}),
+        ({"source": "a", "target": "a"}, {"source": "a", "target": "a"}),
+        ({"source": "a", "target": ""}, "empty_side"),
+        ({"source": None, "target": "b"}, "empty_side"),
+        ({"source": "a", "target": 1}, "not_text"),
+        ({"source": "a"}, "missing_column"),
+    ],
+)
+def test_sources_and_targets(row: dict[str, Any], expected: Any) -> None:
+    assert normal("pairs", row) == expected
+
+
+def test_columns_of_labelled_data_and_pairs_are_mapped() -> None:
+    row = {"premise": "a", "hypothesis": "b", "gold": 2}
+    mapping = {"text": "premise", "text_pair": "hypothesis", "label": "gold"}
+    assert normal("labelled", row, mapping) == {"text": "a", "text_pair": "b", "label": '"2"'}
+    nested = {"translation": {"en": "a", "de": "b"}}
+    assert normal("pairs", nested, {"source": "translation.en", "target": "translation.de"}) == {
+        "source": "a",
+        "target": "b",
+    }
+
+
+def test_what_is_answered_decides_the_holdout_and_not_the_answer() -> None:
+    labelled = [normal("labelled", {"text": "a", "label": label}) for label in ("x", "y")]
+    assert content("labelled", labelled[0]) == content("labelled", labelled[1])
+    assert content("labelled", labelled[0]) != content("labelled", labelled[0] | {"text_pair": "b"})
+    pairs = [{"source": "a", "target": target} for target in ("b", "c")]
+    assert content("pairs", pairs[0]) == content("pairs", pairs[1])
+    assert num_bytes("pairs", {"source": "ä", "target": "bcd"}) == 5
+    assert num_bytes("labelled", {"text": "ä", "text_pair": None, "label": '"xyz"'}) == 2
 
 
 def test_content_is_what_a_model_sees() -> None:

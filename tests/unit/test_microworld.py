@@ -88,7 +88,8 @@ def told_in(message: str) -> v.Story:
 
 def test_every_record_of_a_track_has_the_keys_of_its_format() -> None:
     keys = {"text": {"text"}, "chat": {"messages"}, "preference": {"prompt", "chosen", "rejected"},
-            "prompt": {"prompt", "person", "object", "length"}}  # fmt: skip
+            "prompt": {"prompt", "person", "object", "length"}, "labelled": {"text", "label"},
+            "pairs": {"source", "target"}}  # fmt: skip
     for name, track in m.TRACKS.items():
         for record in made(name):
             assert keys[track.format] <= record.keys()

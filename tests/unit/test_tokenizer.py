@@ -139,3 +139,15 @@ def test_a_stage_needs_no_torch(text: Path, tmp_path: Path) -> None:
         [sys.executable, "-c", script, tmp_path, text], env=environment, check=True, capture_output=True, text=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_it_learns_from_every_text_of_labelled_data_and_pairs(tmp_path: Path) -> None:
+    labelled = [{"text": f"Mia is glad {i}", "text_pair": f"zumo zumo {i}", "label": "kirava"} for i in range(40)]
+    pairs = [{"source": f"Mia is glad {i}", "target": f"kigise kigise {i}"} for i in range(40)]
+    folders = {}
+    for format, rows in (("labelled", labelled), ("pairs", pairs)):
+        path = write_jsonl(tmp_path / f"{format}.jsonl", rows)
+        folders[run_data(tmp_path / format, [path], format=format, holdout=0.0)[0]] = 0.5
+    renderer = ChatRenderer.load(run_tokenizer(tmp_path / "t", folders, vocab_size=300)[0])
+    assert [len(renderer.encode_text(word)) for word in (" glad", " zumo", " kigise")] == [1, 1, 1]
+    assert len(renderer.encode_text(" kirava")) > 3  # a label is no text

@@ -10,7 +10,7 @@ from data_jobs import run_data, run_tokenizer, run_tokens, write_jsonl
 
 from pipelines.data.chat import ChatRenderer
 from pipelines.data.tokens import TokenTable, TokenWriter
-from pipelines.errors import ArtifactError
+from pipelines.errors import ArtifactError, DataError
 
 ROWS = [{"input_ids": list(range(1, n + 1)), "num_bytes": 10 * n} for n in (3, 0, 5, 1)]
 
@@ -156,6 +156,47 @@ def test_prompts_keep_their_messages_and_columns(tokenizer: Path, tmp_path: Path
     assert row["prompt"] == [{"role": "user", "content": "Hi\u2028?"}]
     assert json.loads(row["columns"]) == {"length": 3, "who": "Ä\ud800"}
     assert row["prompt_ids"].tolist() == ChatRenderer.load(tokenizer).prompt(row["prompt"])
+
+
+def test_labelled_texts_have_no_control_tokens_and_keep_their_labels(tokenizer: Path, tmp_path: Path) -> None:
+    rows = [
+        {"text": "The <|eos|> drum.", "label": ["b", "a"]},
+        {"text": " Wörter 😀\r\n", "text_pair": "In the bärn.", "label": []},
+    ]
+    renderer, table = ChatRenderer.load(tokenizer), encoded(tmp_path, tokenizer, "labelled", rows)
+    assert [table.value("label", i) for i in range(2)] == [["a", "b"], []]
+    for i, row in enumerate(rows):
+        for column, name in (("text_ids", "text"), ("pair_ids", "text_pair")):
+            ids = table.ids(column, i).tolist()
+            assert ids == renderer.encode_text(row.get(name, ""))
+            assert renderer.decode(ids, skip_special=False) == row.get(name, "")
+    assert table.lengths("pair_ids").tolist() == [0, len(renderer.encode_text("In the bärn."))]
+
+
+def test_sources_and_targets_have_no_control_tokens(tokenizer: Path, tmp_path: Path) -> None:
+    renderer = ChatRenderer.load(tokenizer)
+    table = encoded(tmp_path, tokenizer, "pairs", [{"source": "The drum.", "target": "tama"}])
+    assert plain(table.row(0)) == {
+        "source_ids": renderer.encode_text("The drum."),
+        "target_ids": renderer.encode_text("tama"),
+    }
+
+
+def test_metrics_count_both_texts_of_a_row(tokenizer: Path, tmp_path: Path) -> None:
+    renderer = ChatRenderer.load(tokenizer)
+    rows = [{"text": "The drum.", "text_pair": "In the barn.", "label": 0.5}, {"text": "Drum.", "label": 1.0}]
+    data, _ = run_data(tmp_path / "d", [write_jsonl(tmp_path / "a.jsonl", rows)], format="labelled", holdout=0.0)
+    _, metrics = run_tokens(tmp_path / "t", data, tokenizer, "labelled")
+    sizes = [len(renderer.encode_text(text)) for text in ("The drum.", "In the barn.", "Drum.")]
+    assert (metrics["tokens"], metrics["longest"]) == (sum(sizes), sizes[0] + sizes[1])
+    assert (metrics["bytes"], metrics["label_kind"]) == (26, "regression")
+
+
+def test_labels_of_two_types_stop_the_job(tokenizer: Path, tmp_path: Path) -> None:
+    rows = [{"text": f"text {i}", "label": 4} for i in range(9)] + [{"text": "x", "label": 4.5}]
+    data, _ = run_data(tmp_path / "d", [write_jsonl(tmp_path / "a.jsonl", rows)], format="labelled", holdout=0.0)
+    with pytest.raises(DataError, match=r"'4' \(row 1 of train in .*\) is single_label, 4\.5 \(row 10 of train"):
+        run_tokens(tmp_path / "t", data, tokenizer, "labelled")
 
 
 def test_many_batches_and_shards_give_the_same_rows(
