@@ -14,7 +14,7 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
-from .configuration import DecoderConfig, EncoderConfig, EncoderDecoderConfig
+from .configuration import DecoderConfig, EncoderConfig, EncoderDecoderConfig, TransformerConfig
 from .decoder import DecoderForCausalLM, DecoderModel
 from .encoder import EncoderForMaskedLM, EncoderForSequenceClassification, EncoderModel
 from .encoder_decoder import EncoderDecoderForConditionalGeneration, EncoderDecoderModel
@@ -43,4 +43,5 @@ __all__ = [
     "EncoderForMaskedLM",
     "EncoderForSequenceClassification",
     "EncoderModel",
+    "TransformerConfig",
 ]

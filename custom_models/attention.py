@@ -1,6 +1,8 @@
 """Multi-head, grouped-query, sliding-window and cross-attention, through whichever kernel transformers is set to."""
 # mypy: no-strict-optional
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -104,7 +106,7 @@ class CrossAttention(Attention):
         super().__init__(config, layer_idx, is_causal=False)
         self.sliding_window = None
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor,
@@ -112,10 +114,10 @@ class CrossAttention(Attention):
         past_key_values: EncoderDecoderCache | None = None,
         **kwargs,
     ) -> tuple[Tensor, Tensor | None]:
-        """(rows, tokens, hidden_size). Keys and values of the encoder are computed once and then read from the cache."""
+        """(rows, tokens, hidden_size). The encoder's keys and values are computed once and then read from the cache."""
         query = self._query(hidden_states)
         if past_key_values is not None and past_key_values.is_updated.get(self.layer_idx):
-            layer = past_key_values.cross_attention_cache.layers[self.layer_idx]
+            layer: Any = past_key_values.cross_attention_cache.layers[self.layer_idx]
             return self._attend(hidden_states, query, layer.keys, layer.values, attention_mask, **kwargs)
         key, value = self._key_value(encoder_hidden_states)
         if past_key_values is not None:

@@ -16,6 +16,7 @@ from .embeddings import EmbeddingsMixin
 from .layers import Block, Head, build_norm
 from .masks import causal_masks, documents_of, is_packed
 
+
 class DecoderPreTrainedModel(PreTrainedModel):
     """What transformers must know of the family. Weights start as transformers' own initialisation leaves them:
     normal with `initializer_range`, biases zero, norms one; there are no buffers to restore."""

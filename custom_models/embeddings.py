@@ -16,6 +16,7 @@ class EmbeddingsMixin:
     """Put before `PreTrainedModel` in a stack. The modules are the stack's own, so that they have Llama's names."""
 
     config: TransformerConfig
+    training: bool
 
     def build_embeddings(self, config: TransformerConfig, *, is_causal: bool) -> None:
         """`embed_tokens`, and what else the configuration asks for; `is_causal` is for biases of distance."""

@@ -72,9 +72,7 @@ class EncoderModel(EmbeddingsMixin, EncoderPreTrainedModel):
         masks = self.biased(masks, inputs_embeds)
         hidden_states, angles = self.embed(inputs_embeds, positions, token_type_ids)
         for layer, layer_type in zip(self.layers, self.config.layer_types[: len(self.layers)], strict=True):
-            hidden_states = layer(
-                hidden_states, attention_mask=masks[layer_type], position_embeddings=angles, **kwargs
-            )
+            hidden_states = layer(hidden_states, attention_mask=masks[layer_type], position_embeddings=angles, **kwargs)
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
 
 

@@ -3,7 +3,6 @@
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Cache, DynamicCache, EncoderDecoderCache, GenerationMixin, PreTrainedModel
@@ -82,10 +81,10 @@ class CrossDecoderModel(EmbeddingsMixin, EncoderDecoderPreTrainedModel):
             use_cache = self.config.use_cache and not self.training
         if use_cache and past_key_values is None:
             past_key_values = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache())
-        elif past_key_values is not None and not any(past_key_values.is_updated.values()):
-            # generate() gives both caches the decoder's windows, but cross-attention has none.
-            if self.config.sliding_window is not None:
-                past_key_values.cross_attention_cache = DynamicCache()
+        elif (
+            past_key_values is not None and self.config.sliding_window and not any(past_key_values.is_updated.values())
+        ):
+            past_key_values.cross_attention_cache = DynamicCache()  # generate() gives it windows too
         own_cache = past_key_values.self_attention_cache if past_key_values is not None else None
         num_past = own_cache.get_seq_length() if own_cache is not None else 0
         positions = self.positions(inputs_embeds, attention_mask, position_ids, num_past)
@@ -130,7 +129,7 @@ class EncoderDecoderModel(EncoderDecoderPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.encoder.embed_tokens
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:  # type: ignore[override]
         self.encoder.embed_tokens = value
         if self.config.share_embeddings:
             self.decoder.embed_tokens = value
@@ -190,7 +189,7 @@ class EncoderDecoderForConditionalGeneration(EncoderDecoderPreTrainedModel, Gene
         self._tied_weights_keys = tied
         self.post_init()
 
-    def get_encoder(self) -> nn.Module:
+    def get_encoder(self, modality: str | None = None) -> nn.Module:
         return self.model.encoder
 
     def shift_right(self, labels: Tensor) -> Tensor:
@@ -215,8 +214,8 @@ class EncoderDecoderForConditionalGeneration(EncoderDecoderPreTrainedModel, Gene
         num_items_in_batch: Tensor | int | None = None,
         **kwargs,
     ) -> Seq2SeqLMOutput:
-        """`labels` are the target, (rows, tokens), -100 where nothing is to be learned; the decoder's input follows from
-        them where it is not given. The loss is a mean over labels, or over `num_items_in_batch`."""
+        """`labels` are the target, (rows, tokens), -100 where nothing is to be learned; the decoder's input follows
+        from them where it is not given. The loss is a mean over labels, or a sum over `num_items_in_batch`."""
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.shift_right(labels)
         outputs = self.model(
@@ -240,4 +239,5 @@ class EncoderDecoderForConditionalGeneration(EncoderDecoderPreTrainedModel, Gene
             flat, targets = logits.flatten(0, 1).float(), labels.flatten()
             loss = F.cross_entropy(flat, targets, ignore_index=IGNORED, reduction="sum")
             loss = loss / (num_items_in_batch if num_items_in_batch is not None else (targets != IGNORED).sum())
-        return Seq2SeqLMOutput(loss=loss, logits=logits, **{k: v for k, v in outputs.items() if k != "last_hidden_state"})
+        others = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
+        return Seq2SeqLMOutput(loss=loss, logits=logits, **others)

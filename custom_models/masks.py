@@ -1,5 +1,5 @@
 """Who sees whom: causal and bidirectional, sliding windows, padding, and packed rows whose documents stay apart."""
-# mypy: no-strict-optional
+# mypy: no-strict-optional, disable-error-code="misc"
 
 from typing import TypeGuard
 
@@ -57,9 +57,7 @@ def bidirectional_masks(
     if documents is not None:
         return {layer_type: _within_documents(config, documents, layer_type) for layer_type in set(config.layer_types)}
     return {
-        layer_type: BIDIRECTIONAL[layer_type](
-            config=config, inputs_embeds=inputs_embeds, attention_mask=attention_mask
-        )
+        layer_type: BIDIRECTIONAL[layer_type](config=config, inputs_embeds=inputs_embeds, attention_mask=attention_mask)
         for layer_type in set(config.layer_types)
     }
 

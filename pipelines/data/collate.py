@@ -10,7 +10,7 @@ import torch
 from pipelines.data.packing import Packing
 from pipelines.data.tokens import TokenTable
 from pipelines.errors import DataError
-from pipelines.recipe.stages import Overlong
+from pipelines.recipe.training import Overlong
 
 IGNORED = -100
 """The label of a token that is not trained on."""

@@ -9,7 +9,7 @@ import torch
 from pipelines.data.collate import Batch, RowCount, gather, padded, places_of, tensors
 from pipelines.data.labels import Label
 from pipelines.data.tokens import TokenTable
-from pipelines.recipe.stages import Overlong
+from pipelines.recipe.training import Overlong
 
 
 class LabelledRows:

@@ -7,7 +7,7 @@ import numpy as np
 
 from pipelines.data.collate import IGNORED, Batch, RowCount, gather, padded, places_of, tensors
 from pipelines.data.tokens import TokenTable
-from pipelines.recipe.stages import Overlong
+from pipelines.recipe.training import Overlong
 
 
 class SourceTargetRows:

@@ -5,7 +5,8 @@ from typing import Any
 
 from pipelines.plan.jobs import Job, Plan
 from pipelines.recipe.model import GATED, ModelConfig
-from pipelines.recipe.stages import TokenizerStage, TrainStage
+from pipelines.recipe.stages import TokenizerStage
+from pipelines.recipe.training import TrainStage
 
 _CHECKPOINTS = 3
 """Two are kept, and a third is being written."""

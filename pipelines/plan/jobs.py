@@ -16,6 +16,7 @@ from pipelines.plan.files import format_of
 from pipelines.plan.pins import Pins
 from pipelines.recipe.base import ArtifactKind, Consumes, LocalFile, Reads, Section
 from pipelines.recipe.data import MICROWORLD_VERSION, Dataset, Format
+from pipelines.recipe.finetune import FinetuneStage
 from pipelines.recipe.model import ModelConfig
 from pipelines.recipe.paths import chat_template, expand
 from pipelines.recipe.root import Recipe
@@ -27,10 +28,10 @@ from pipelines.recipe.stages import (
     PretrainStage,
     RewardStage,
     SftStage,
-    StageConfig,
     TokenizerStage,
 )
 from pipelines.recipe.task_files import find_task
+from pipelines.recipe.training import StageConfig
 from pipelines.recipe.tree import format_path
 
 
@@ -51,7 +52,16 @@ class TokensJob(StageConfig):
 
 
 JobConfig = Annotated[
-    DataJob | TokensJob | TokenizerStage | PretrainStage | SftStage | RewardStage | DpoStage | PpoStage | EvaluateStage,
+    DataJob
+    | TokensJob
+    | TokenizerStage
+    | PretrainStage
+    | FinetuneStage
+    | SftStage
+    | RewardStage
+    | DpoStage
+    | PpoStage
+    | EvaluateStage,
     Field(discriminator="kind"),
 ]
 
@@ -235,7 +245,7 @@ class _Planner:
             files = self._template(name, config.chat_template)
         elif self.recipe.model and config.max_length == self.recipe.model.max_position_embeddings:
             config = config.model_copy(update={"max_length": None})  # the default, written out
-        fresh = isinstance(config, PretrainStage) and config.model is None
+        fresh = isinstance(config, PretrainStage | FinetuneStage) and config.model is None
         self._open.remove(name)
         model = self.recipe.model if fresh else None
         reads_world = getattr(config, "reward_funcs", None) in REWARD_FUNCTIONS
@@ -273,7 +283,7 @@ class _Planner:
         inputs = {}
         if config.model is not None:
             inputs["model"] = _read(self.stage(config.model)[0])
-        if isinstance(config, PretrainStage):
+        if isinstance(config, PretrainStage) or config.model is None:
             inputs["tokenizer"] = _read(self.stage(tokenizer)[0])
         if isinstance(config, PpoStage):
             inputs |= self._rewarding(("stages", name, "reward_funcs"), config.reward_funcs, tokenizer, "reward_model")

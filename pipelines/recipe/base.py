@@ -51,15 +51,18 @@ class ArtifactKind(StrEnum):
     TOKENS = "tokens"
     TOKENIZER = "tokenizer"
     CAUSAL_LM = "causal_lm"
+    MASKED_LM = "masked_lm"
+    SEQ2SEQ_LM = "seq2seq_lm"
+    CLASSIFIER = "classifier"
     REWARD_MODEL = "reward_model"
     SCORES = "scores"
 
 
 @dataclass(frozen=True)
 class Consumes:
-    """Marks a field that names an upstream stage (or several), and says what that stage must make."""
+    """Marks a field that names an upstream stage (or several), and says what that stage must make: one of `kinds`."""
 
-    kind: ArtifactKind
+    kinds: tuple[ArtifactKind, ...]
     or_function: bool = False
     """Whether a function of pipelines/rewards.py may stand there instead."""
 
@@ -76,9 +79,13 @@ class LocalFile:
     """Marks a path whose content decides the result: its digest enters the fingerprint, its name does not."""
 
 
-TokenizerRef = Annotated[str, Consumes(ArtifactKind.TOKENIZER)]
-CausalLMRef = Annotated[str, Consumes(ArtifactKind.CAUSAL_LM)]
-RewardModelRef = Annotated[str, Consumes(ArtifactKind.REWARD_MODEL)]
+LANGUAGE_MODELS = (ArtifactKind.CAUSAL_LM, ArtifactKind.MASKED_LM, ArtifactKind.SEQ2SEQ_LM)
+"""What pretraining makes of a decoder, an encoder and an encoder-decoder."""
+
+TokenizerRef = Annotated[str, Consumes((ArtifactKind.TOKENIZER,))]
+CausalLMRef = Annotated[str, Consumes((ArtifactKind.CAUSAL_LM,))]
+LanguageModelRef = Annotated[str, Consumes(LANGUAGE_MODELS)]
+RewardModelRef = Annotated[str, Consumes((ArtifactKind.REWARD_MODEL,))]
 
 
 def as_tuple(value: Any) -> Any:

@@ -139,5 +139,4 @@ TokenizerMixture = Annotated[Mixture, Reads(("text", "chat", "labelled", "pairs"
 ChatMixture = Annotated[Mixture, Reads(("chat",))]
 PreferenceMixture = Annotated[Mixture, Reads(("preference",))]
 PromptMixture = Annotated[Mixture, Reads(("prompt",))]
-LabelledMixture = Annotated[Mixture, Reads(("labelled",))]
-PairsMixture = Annotated[Mixture, Reads(("pairs",))]
+FinetuneMixture = Annotated[Mixture, Reads(("labelled", "pairs"))]

@@ -8,7 +8,7 @@ from pipelines.errors import KeyPath, MachineError
 from pipelines.recipe.accelerate_files import AccelerateFile, read_accelerate
 from pipelines.recipe.launch import StageLaunch
 from pipelines.recipe.outline import UNKNOWN, Fault, Outline, given
-from pipelines.recipe.stages import TrainStage
+from pipelines.recipe.training import TrainStage
 from pipelines.recipe.words import did_you_mean
 
 

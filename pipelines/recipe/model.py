@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from pipelines.recipe.base import Section
 
@@ -23,6 +23,12 @@ OF_POSITIONS = {
 """Fields that only one position_embedding reads."""
 LayerType = Literal["full_attention", "sliding_attention"]
 
+OF_ARCHITECTURE = {
+    "encoder": ("type_vocab_size", "head_transform", "head_bias", "pooler"),
+    "encoder_decoder": ("num_encoder_layers", "share_embeddings", "scale_head"),
+}
+"""Fields that only one architecture has."""
+
 STYLES: dict[str, dict[str, Any]] = {
     "llama": {},  # the defaults of the fields below
     "gpt2": {
@@ -32,21 +38,57 @@ STYLES: dict[str, dict[str, Any]] = {
         "attention_bias": True,
         "mlp_bias": True,
     },
+    "modern": {"qk_norm": True, "attention_output_gate": True},
+    "bert": {
+        "position_embedding": "learned",
+        "type_vocab_size": 2,
+        "embedding_norm": True,
+        "norm": "layer_norm",
+        "norm_eps": 1e-12,
+        "norm_placement": "post",
+        "feed_forward": "gelu_exact",
+        "attention_bias": True,
+        "mlp_bias": True,
+        "head_transform": True,
+        "head_bias": True,
+        "pooler": True,
+    },
+    "transformer_2017": {
+        "position_embedding": "sinusoidal",
+        "scale_embeddings": True,
+        "norm": "layer_norm",
+        "norm_placement": "post",
+        "feed_forward": "relu",
+        "attention_bias": True,
+        "mlp_bias": True,
+    },
+    "t5": {
+        "position_embedding": "relative_bias",
+        "norm_eps": 1e-6,
+        "feed_forward": "relu",
+        "attention_scaling": 1.0,
+        "scale_head": True,
+    },
 }
 """A style is a named set of values; any field written in the recipe overrides it."""
+STYLE_ARCHITECTURES = {"bert": "encoder", "transformer_2017": "encoder_decoder", "t5": "encoder_decoder"}
+"""Styles of one architecture; the others fit all."""
 
 
 class ModelConfig(Section):
     """The transformer that `pretrain` starts from random weights."""
 
-    architecture: Literal["decoder"] = "decoder"
-    """The family: decoder (predicts the next token)."""
-    style: Literal["llama", "gpt2"] = "llama"
+    architecture: Literal["decoder", "encoder", "encoder_decoder"] = "decoder"
+    """The family: decoder (predicts the next token, like GPT), encoder (sees both sides, like BERT), encoder_decoder
+    (reads a source and writes a target, like the 2017 Transformer)."""
+    style: Literal["llama", "gpt2", "modern", "bert", "transformer_2017", "t5"] = "llama"
     """A named set of blocks that any field below overrides; llama: rms_norm, rope, swiglu, no biases."""
     hidden_size: PositiveInt
     """Width of the residual stream."""
     num_hidden_layers: PositiveInt
-    """Number of blocks, one attention and one feed-forward each."""
+    """Number of blocks, one attention and one feed-forward each; in an encoder_decoder the decoder's."""
+    num_encoder_layers: PositiveInt | None = None
+    """Blocks of an encoder_decoder's encoder. Default: num_hidden_layers."""
     num_attention_heads: PositiveInt
     """Query heads; must divide hidden_size unless head_dim is given."""
     num_key_value_heads: PositiveInt | None = None
@@ -75,6 +117,10 @@ class ModelConfig(Section):
     """Distances that relative_bias tells apart."""
     relative_attention_max_distance: PositiveInt = 128
     """Distance in tokens from which on relative_bias is the same."""
+    type_vocab_size: NonNegativeInt = 0
+    """Encoder: segments with an embedding each, so that the first and the second of two texts differ (BERT: 2)."""
+    embedding_norm: bool = False
+    """Normalise what enters the first block."""
     scale_embeddings: bool = False
     """Multiply token embeddings by the square root of hidden_size (arXiv 1706.03762, 3.4)."""
     norm: Literal["rms_norm", "layer_norm"] = "rms_norm"
@@ -83,12 +129,15 @@ class ModelConfig(Section):
     """Added to the variance inside the norm."""
     norm_placement: Literal["pre", "post", "sandwich"] = "pre"
     """pre: before each sublayer and at the end; post: after each sum (arXiv 1706.03762); sandwich: on both sides."""
-    feed_forward: Literal["swiglu", "geglu", "gelu", "relu", "relu2"] = "swiglu"
-    """Gated (swiglu, geglu: arXiv 2002.05202) or plain; relu2 is the square of relu (arXiv 2109.08668)."""
+    feed_forward: Literal["swiglu", "geglu", "gelu", "gelu_exact", "relu", "relu2"] = "swiglu"
+    """Gated (swiglu, geglu: arXiv 2002.05202) or plain; gelu is GPT-2's approximation, gelu_exact BERT's; relu2 is the
+    square of relu (arXiv 2109.08668)."""
     qk_norm: bool = False
     """Normalise queries and keys per head before attention."""
     attention_output_gate: bool = False
     """Multiply what each head reads by a sigmoid of the layer's input (arXiv 2505.06708)."""
+    attention_scaling: PositiveFloat | None = None
+    """Factor of the attention logits. Default: 1 / sqrt(head_dim); T5 has 1."""
     attn_logit_softcapping: PositiveFloat | None = None
     """Attention logits x become cap * tanh(x / cap) (arXiv 2408.00118). Slower: no fused kernel has it."""
     final_logit_softcapping: PositiveFloat | None = None
@@ -96,7 +145,7 @@ class ModelConfig(Section):
     layer_types: tuple[LayerType, ...] | None = None
     """One period of layers, repeated to num_hidden_layers. Default: full attention everywhere."""
     sliding_window: PositiveInt | None = None
-    """Tokens that a sliding_attention layer sees, itself included."""
+    """Tokens that a sliding_attention layer sees, itself included; in an encoder, how many on each side."""
     attention_bias: bool = False
     """Biases in the attention projections."""
     mlp_bias: bool = False
@@ -109,6 +158,16 @@ class ModelConfig(Section):
     """How often a row skips a sublayer in training (arXiv 1603.09382)."""
     tie_word_embeddings: bool = True
     """Use the embedding matrix as the output head."""
+    share_embeddings: bool = True
+    """Encoder_decoder: one embedding matrix for both halves."""
+    scale_head: bool = False
+    """Encoder_decoder: divide the head's input by the square root of hidden_size, as T5 does."""
+    head_transform: bool = False
+    """Encoder: a dense layer, gelu and a norm before the head (BERT)."""
+    head_bias: bool = False
+    """Encoder: a bias for each entry of the vocabulary (BERT)."""
+    pooler: bool = False
+    """Encoder: a dense layer and tanh over the first token before a classifier (BERT)."""
     initializer_range: PositiveFloat = 0.02
     """Standard deviation of the initial weights."""
 
@@ -134,6 +193,7 @@ class ModelConfig(Section):
                 "without a rest"
             )
         width = self.head_dim or self.hidden_size // self.num_attention_heads
+        yield from self._architecture_faults()
         yield from self._position_faults(width)
         slides = "sliding_attention" in (self.layer_types or ())
         if slides and self.sliding_window is None:
@@ -147,6 +207,18 @@ class ModelConfig(Section):
                 f"num_hidden_layers ({self.num_hidden_layers}) must be a multiple of the period of layer_types "
                 f"({len(self.layer_types)})"
             )
+
+    def _architecture_faults(self) -> Iterator[str]:
+        needed = STYLE_ARCHITECTURES.get(self.style, self.architecture)
+        if needed != self.architecture:
+            yield f"style {self.style} is of architecture {needed}, not {self.architecture}"
+            return
+        for owner, fields in OF_ARCHITECTURE.items():
+            for field in fields if self.architecture != owner else ():
+                if getattr(self, field) != type(self).model_fields[field].default:
+                    yield f"{field} belongs to architecture {owner}, and this is {self.architecture}"
+        if self.num_encoder_layers not in (None, self.num_hidden_layers) and len(set(self.layer_types or ())) > 1:
+            yield "num_encoder_layers must equal num_hidden_layers where layer_types differ"
 
     def _position_faults(self, width: int) -> Iterator[str]:
         is_rope, share = self.position_embedding == "rope", self.partial_rotary_factor
@@ -194,6 +266,7 @@ class ModelConfig(Section):
         """The values that decide. A style is only a way to write them; a default that follows from others is none."""
         implied = {
             "style": self.style,
+            "num_encoder_layers": self.num_hidden_layers,
             "num_key_value_heads": self.num_attention_heads,
             "head_dim": self.hidden_size // self.num_attention_heads,
             "intermediate_size": self.default_intermediate_size,

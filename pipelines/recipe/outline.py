@@ -13,7 +13,7 @@ from pipelines.recipe.launch import Launch
 from pipelines.recipe.model import ModelConfig
 from pipelines.recipe.root import Recipe
 from pipelines.recipe.sections import STAGES, sections_in
-from pipelines.recipe.stages import StageConfig
+from pipelines.recipe.training import StageConfig
 from pipelines.recipe.tree import Node
 
 

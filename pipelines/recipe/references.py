@@ -7,25 +7,28 @@ from pipelines.errors import DataError, KeyPath
 from pipelines.recipe import paths
 from pipelines.recipe.base import ArtifactKind, Consumes, Reads, Section
 from pipelines.recipe.data import FILE_KINDS, PACKED, Dataset
+from pipelines.recipe.finetune import FinetuneStage
 from pipelines.recipe.fits import find_wrong_launch
+from pipelines.recipe.kinds import ARCHITECTURES, BY_OBJECTIVE, architecture_of, made_by
 from pipelines.recipe.outline import UNKNOWN, Fault, Outline, given
 from pipelines.recipe.stages import (
     REWARD_FUNCTIONS,
     EvaluateStage,
-    FromModelStage,
     PpoStage,
     PretrainStage,
-    StageConfig,
     TaskConfig,
     TokenizerStage,
-    TrainStage,
 )
 from pipelines.recipe.task_files import find_task
+from pipelines.recipe.training import FromModelStage, StageConfig, TrainStage
 from pipelines.recipe.words import did_you_mean
 
 MAKES = {
     ArtifactKind.TOKENIZER: "a tokenizer",
     ArtifactKind.CAUSAL_LM: "a causal LM",
+    ArtifactKind.MASKED_LM: "a masked LM",
+    ArtifactKind.SEQ2SEQ_LM: "an encoder-decoder",
+    ArtifactKind.CLASSIFIER: "a classifier",
     ArtifactKind.REWARD_MODEL: "a reward model",
     ArtifactKind.SCORES: "scores",
 }
@@ -47,8 +50,9 @@ def find_wrong_references(outline: Outline, recipe_path: Path) -> Iterator[Fault
             case EvaluateStage():
                 yield from _tasks(at, stage, outline)
                 yield from _task_files(at, stage, recipe_path)
-        if isinstance(stage, PretrainStage):
+        if isinstance(stage, PretrainStage | FinetuneStage):
             yield from _random_start(at, stage, outline)
+            yield from _architecture(at, stage, outline)
     yield from _circles(outline)
     yield from _tokenizers(outline)
     yield from _names(outline)
@@ -133,13 +137,15 @@ def _stages_named(at: KeyPath, section: Section, outline: Outline) -> Iterator[F
 
 def _stage_named(where: KeyPath, name: str, consumes: Consumes, outline: Outline) -> Iterator[Fault]:
     functions = REWARD_FUNCTIONS if consumes.or_function else ()
-    needed = MAKES[consumes.kind] + (" or a function of pipelines/rewards.py" if functions else "")
+    *others, last = (MAKES[kind] for kind in consumes.kinds)
+    needed = f"{', '.join(others)} or {last}" if others else last
+    needed += " or a function of pipelines/rewards.py" if functions else ""
     if name in outline.stages:
-        made = outline.stages[name].produces
-        if made != consumes.kind:
+        made = made_by(name, outline.stages, outline.model)
+        if made is not None and made not in consumes.kinds:
             yield Fault(where, f"needs {needed}, but stage '{name}' makes {MAKES[made]}")
     elif name not in outline.stage_names and name not in functions:
-        fitting = [stage for stage, config in outline.stages.items() if config.produces == consumes.kind]
+        fitting = [stage for stage, config in outline.stages.items() if config.produces in consumes.kinds]
         hint = did_you_mean(name, [*fitting, *functions])
         yield Fault(where, f"there is no stage '{name}'{' and no such function' if functions else ''}{hint}")
 
@@ -151,7 +157,7 @@ def _references(stage: Section, outline: Outline) -> Iterator[tuple[KeyPath, str
         steps = enumerate(value) if isinstance(value, tuple) else [(None, value)]
         for index, name in steps:
             target = outline.stages.get(name) if isinstance(name, str) else None
-            if target is not None and target.produces == consumes.kind:
+            if target is not None and made_by(name, outline.stages, outline.model) in (*consumes.kinds, None):
                 yield (field,) if index is None else (field, index), name
     for index, task in enumerate(given(stage, "tasks") or ()):
         if isinstance(task, TaskConfig):
@@ -205,9 +211,33 @@ def _names(outline: Outline) -> Iterator[Fault]:
 # --- models and tokenizers ----------------------------------------------------------------------------------------
 
 
-def _random_start(at: KeyPath, stage: PretrainStage, outline: Outline) -> Iterator[Fault]:
+def _random_start(at: KeyPath, stage: PretrainStage | FinetuneStage, outline: Outline) -> Iterator[Fault]:
     if given(stage, "model") is None and not outline.has_model:
         yield Fault(at, "starts from random weights, so the recipe needs the chapter model", at_key=True)
+
+
+def _architecture(at: KeyPath, stage: PretrainStage | FinetuneStage, outline: Outline) -> Iterator[Fault]:
+    """Whether the objective, or the task, is one for the transformer that is trained."""
+    architecture = architecture_of(stage, outline.stages, outline.model)
+    if architecture is None:
+        return
+    if isinstance(stage, PretrainStage):
+        objective = given(stage, "objective")
+        fitting = [name for name, kind in BY_OBJECTIVE.items() if kind == ARCHITECTURES[architecture]]
+        if objective and objective not in fitting:
+            message = f"{objective} is no objective for an {architecture}; choose {' or '.join(fitting)}"
+            yield Fault((*at, "objective"), message.replace("an decoder", "a decoder"))
+        return
+    task = given(stage, "task")
+    unfit = {"classification": "encoder_decoder", "seq2seq": "encoder"}.get(task) if task else None
+    if unfit == architecture:
+        able = "an encoder or a decoder" if task == "classification" else "an encoder_decoder or a decoder"
+        yield Fault((*at, "task"), f"{task} is done by {able}, and this is an {architecture}")
+    wanted = {"classification": "labelled", "seq2seq": "pairs"}.get(task) if task else None
+    for name in given(stage, "data") or ():
+        has = given(outline.data.get(name), "format")
+        if wanted and has in ("labelled", "pairs") and has != wanted:
+            yield Fault((*at, "data", name), f"{task} needs {wanted} data, but '{name}' is {has}")
 
 
 def _lengths(at: KeyPath, stage: TrainStage, outline: Outline) -> Iterator[Fault]:

@@ -1,17 +1,18 @@
 """Chapter `stages`: what each kind of stage needs to know, and nothing about how it does it."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from pipelines.recipe.base import (
+    LANGUAGE_MODELS,
     ArtifactKind,
     Bare,
     Bytes,
-    CausalLMRef,
     Consumes,
     Duration,
+    LanguageModelRef,
     LocalFile,
     Section,
     TokenizerRef,
@@ -24,21 +25,11 @@ from pipelines.recipe.data import (
     TextMixture,
     TokenizerMixture,
 )
+from pipelines.recipe.finetune import FinetuneStage
+from pipelines.recipe.training import Fraction, FromModelStage, StageConfig, TrainStage, no_rollouts
 
 # Mirrors the keys of `pipelines.rewards.REWARDS`, which recipes name; a contract test keeps the two equal.
 REWARD_FUNCTIONS = ("village_story",)
-
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class StageConfig(Section):
-    """What every stage has."""
-
-    produces: ClassVar[ArtifactKind]
-    version: ClassVar[int] = 1
-    """Raise it when the same config would now give another result: every old artifact of this kind turns stale."""
-    draws: ClassVar[bool] = False
-    """Whether the kind draws random numbers, so that the seed decides its result."""
 
 
 class TokenizerStage(StageConfig):
@@ -56,79 +47,12 @@ class TokenizerStage(StageConfig):
     """A file in recipes/chat_templates (without .jinja), or a path relative to the recipe."""
     add_bos_token: bool = True
     """Start every document and conversation with the BOS token, in training, generation and evaluation alike."""
+    mask_token: bool = False
+    """Have a token `<mask>`, for masked_lm."""
+    num_sentinels: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Tokens `<extra_id_0>`, `<extra_id_1>`, ... that stand for cut out spans, for span_corruption (T5 has 100)."""
     max_bytes: Bytes = 500_000_000
     """Most text to learn from: counts of the trainer overflow on huge corpora."""
-
-
-def _refuse_fp16(value: Any) -> Any:
-    if value == "fp16":
-        raise ValueError(
-            "fp16 needs a loss scaler whose infinite gradients are normal, and here a non-finite gradient stops the "
-            "run; use bf16, or no"
-        )
-    return value
-
-
-class TrainStage(StageConfig):
-    """Fields that every training stage shares."""
-
-    draws = True
-    duration: Duration
-    """`600M tokens`, `2 epochs`, `300 steps`; ppo also `300 rollouts`."""
-    global_batch_size: PositiveInt
-    """Sequences (pairs, completions) per optimizer step over all processes, on whatever machine."""
-    max_length: PositiveInt | None = None
-    """Longest sequence in tokens. Default: the model's max_position_embeddings."""
-    learning_rate: PositiveFloat
-    """Peak learning rate; with muon that of the matrices inside blocks."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    """adamw (arXiv 1711.05101), or muon for matrices with adamw for embeddings, norms and heads."""
-    adamw_learning_rate: PositiveFloat | None = None
-    """With muon: peak rate of embeddings, norms and heads. Default: 0.15 times learning_rate."""
-    adam_beta1: Fraction = 0.9
-    """Decay of the first moment."""
-    adam_beta2: Fraction = 0.999
-    """Decay of the second moment."""
-    adam_epsilon: PositiveFloat = 1e-8
-    """Added to the root of the second moment."""
-    muon_momentum: Fraction = 0.95
-    """Momentum of muon."""
-    weight_decay: NonNegativeFloat = 0.0
-    """Decoupled weight decay of matrices and embeddings; norms and biases have none."""
-    lr_scheduler_type: Literal["constant", "linear", "cosine", "inverse_sqrt", "wsd"] = "linear"
-    """Shape of the learning rate after the warm-up; wsd: constant, then a linear decay over the last decay_steps."""
-    warmup_steps: NonNegativeFloat = 0
-    """Steps of linear warm-up; below 1 it is a share of all steps."""
-    decay_steps: PositiveFloat | None = None
-    """wsd only: steps of the final decay; below 1 a share of all steps. Default: 0.2."""
-    min_lr_rate: Fraction = 0.0
-    """Learning rate at the end, as a share of the peak (linear, cosine, wsd)."""
-    max_grad_norm: NonNegativeFloat = 1.0
-    """Clip the gradient's global norm to this; 0 turns clipping off."""
-    mixed_precision: Annotated[Literal["no", "bf16"], BeforeValidator(_refuse_fp16)] = "no"
-    """bf16 computes in bfloat16 over float32 master weights."""
-    seed: int | None = None
-    """This stage's own seed. Default: the recipe's."""
-
-    def faults(self) -> Iterator[str]:
-        for name in ("warmup_steps", "decay_steps"):
-            steps = getattr(self, name)
-            if steps is not None and steps >= 1 and steps != int(steps):
-                yield f"{name}: {steps} is neither whole steps nor a share below 1"
-        if self.adamw_learning_rate is not None and self.optimizer != "muon":
-            yield "adamw_learning_rate belongs to optimizer: muon; adamw uses learning_rate"
-        if self.decay_steps is not None and self.lr_scheduler_type != "wsd":
-            yield "decay_steps belongs to lr_scheduler_type: wsd"
-        if self.min_lr_rate and self.lr_scheduler_type in ("constant", "inverse_sqrt"):
-            yield f"min_lr_rate has no meaning with lr_scheduler_type: {self.lr_scheduler_type}"
-
-
-def _no_rollouts(duration: Duration) -> Duration:
-    return duration.only("tokens", "steps", "epochs")
-
-
-def _no_tokens(duration: Duration) -> Duration:
-    return duration.only("steps", "epochs")
 
 
 class PretrainStage(TrainStage):
@@ -136,10 +60,26 @@ class PretrainStage(TrainStage):
 
     produces = ArtifactKind.CAUSAL_LM
     kind: Literal["pretrain"]
-    objective: Literal["causal_lm"] = "causal_lm"
-    """What is predicted: causal_lm, the next token."""
-    duration: Annotated[Duration, AfterValidator(_no_rollouts)]
-    model: CausalLMRef | None = None
+    objective: Literal["causal_lm", "prefix_lm", "masked_lm", "span_corruption"] = "causal_lm"
+    """What is predicted. Decoder: causal_lm, the next token; prefix_lm, the next token after a prefix that sees itself
+    in both directions (arXiv 1910.10683, 3.2.1). Encoder: masked_lm, tokens behind masks (arXiv 1810.04805).
+    Encoder_decoder: span_corruption, the spans that were cut out (arXiv 1910.10683, 3.1.4)."""
+    mlm_probability: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
+    """masked_lm: share of tokens to be guessed, drawn anew in each epoch."""
+    mask_replace_prob: Fraction = 0.8
+    """masked_lm: share of those that the mask token replaces."""
+    random_replace_prob: Fraction = 0.1
+    """masked_lm: share of those that a random token replaces; the rest stays what it is."""
+    whole_word_mask: bool = False
+    """masked_lm: draw whole words, so that no piece tells of the others."""
+    noise_density: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
+    """span_corruption: share of tokens that are cut out."""
+    mean_noise_span_length: Annotated[float, Field(ge=1.0)] = 3.0
+    """span_corruption, and masked_lm with spans: mean tokens of a span."""
+    span_mask: bool = False
+    """masked_lm: draw spans of mean_noise_span_length (arXiv 1907.10529)."""
+    duration: Annotated[Duration, AfterValidator(no_rollouts)]
+    model: LanguageModelRef | None = None
     """A stage to go on from; null starts from random weights."""
     tokenizer: TokenizerRef | None = None
     """A tokenizer stage. Default: the only one."""
@@ -149,20 +89,28 @@ class PretrainStage(TrainStage):
     """whole: documents are packed into rows unbroken (one longer than max_length is cut into rows of its own);
     split: documents fill rows to the brim and are cut at the edges. Documents never see each other."""
 
+    def faults(self) -> Iterator[str]:
+        yield from super().faults()
+        for objectives, fields in _OF_OBJECTIVES.items():
+            for field in fields if self.objective not in objectives else ():
+                if getattr(self, field) != type(self).model_fields[field].default:
+                    yield f"{field} belongs to {' and '.join(objectives)}, and objective is {self.objective}"
+        if self.mask_replace_prob + self.random_replace_prob > 1:
+            yield (
+                f"mask_replace_prob ({self.mask_replace_prob:g}) and random_replace_prob "
+                f"({self.random_replace_prob:g}) must not be more than 1 together"
+            )
+        if self.span_mask and self.whole_word_mask:
+            yield "span_mask and whole_word_mask exclude each other; choose one"
+        if self.objective == "masked_lm" and not self.span_mask and self.mean_noise_span_length != 3.0:
+            yield "mean_noise_span_length needs span_mask: true"
 
-Overlong = Literal["drop", "truncate"]
 
-
-class FromModelStage(TrainStage):
-    """A training stage that starts from another stage's weights."""
-
-    model: CausalLMRef
-    """The stage whose weights this one starts from."""
-    duration: Annotated[Duration, AfterValidator(_no_tokens)]
-    overlong: Overlong = "drop"
-    """A row longer than max_length is dropped and counted, or its end is cut off and counted."""
-    max_dropped: Fraction = 0.01
-    """Share of rows that may be dropped before the stage stops."""
+_OF_OBJECTIVES = {
+    ("masked_lm",): ("mlm_probability", "mask_replace_prob", "random_replace_prob", "whole_word_mask", "span_mask"),
+    ("span_corruption",): ("noise_density",),
+    ("span_corruption", "masked_lm"): ("mean_noise_span_length",),
+}
 
 
 class SftStage(FromModelStage):
@@ -207,7 +155,7 @@ class DpoStage(FromModelStage):
             yield f"label_smoothing has no meaning with loss_type: {self.loss_type}"
 
 
-RewardFunc = Annotated[str, Consumes(ArtifactKind.REWARD_MODEL, or_function=True)]
+RewardFunc = Annotated[str, Consumes((ArtifactKind.REWARD_MODEL,), or_function=True)]
 """A reward stage, or a function of pipelines/rewards.py."""
 
 
@@ -294,13 +242,17 @@ class TaskConfig(Section):
                     yield f"{field}: belongs to the task reward, not to {self.name}"
 
 
+SCORED = (*LANGUAGE_MODELS, ArtifactKind.CLASSIFIER)
+"""What has benchmarks."""
+
+
 class EvaluateStage(StageConfig):
     """Score models on benchmarks: one job per model."""
 
     produces = ArtifactKind.SCORES
     draws = True
     kind: Literal["evaluate"]
-    models: Annotated[tuple[str, ...], Bare, Field(min_length=1), Consumes(ArtifactKind.CAUSAL_LM)]
+    models: Annotated[tuple[str, ...], Bare, Field(min_length=1), Consumes(SCORED)]
     """Stages to score, all on the same prompts."""
     tasks: Annotated[tuple[Annotated[TaskConfig, BeforeValidator(_bare_task)], ...], Bare, Field(min_length=1)]
     """Benchmarks: names, or {name, num_fewshot, limit, ...}."""
@@ -311,7 +263,7 @@ class EvaluateStage(StageConfig):
 
 
 AnyStage = Annotated[
-    TokenizerStage | PretrainStage | SftStage | RewardStage | DpoStage | PpoStage | EvaluateStage,
+    TokenizerStage | PretrainStage | FinetuneStage | SftStage | RewardStage | DpoStage | PpoStage | EvaluateStage,
     Field(discriminator="kind"),
 ]
-STAGE_KINDS = ("tokenizer", "pretrain", "sft", "reward", "dpo", "ppo", "evaluate")
+STAGE_KINDS = ("tokenizer", "pretrain", "finetune", "sft", "reward", "dpo", "ppo", "evaluate")

@@ -17,6 +17,7 @@ from pipelines.errors import DataError
 from pipelines.recipe.stages import TokenizerStage
 from pipelines.stages.base import Metrics, StageContext
 
+MASK_TOKEN = "<mask>"
 REPEATS = 10
 """How often a small dataset may be repeated to reach its share, before the others are cut instead."""
 PROBE_CHARACTERS = 1_000_000
@@ -29,11 +30,12 @@ def run(ctx: StageContext) -> Metrics:
     assert isinstance(config, TokenizerStage)
     template = chat_template(Path(next(iter(ctx.job.files))), add_bos_token=config.add_bos_token)
     sample = Sample([(ctx.inputs[role], share) for role, share in ctx.job.mixture], config.max_bytes)
-    tokenizer = train(iter(sample), vocab_size=config.vocab_size, template=template)
+    extra = extra_tokens(config)
+    tokenizer = train(iter(sample), vocab_size=config.vocab_size, special_tokens=[*template.tokens, *extra])
     if config.add_bos_token:
         add_bos(tokenizer)
     ctx.output.mkdir(parents=True, exist_ok=True)
-    info = save(ctx.output, tokenizer, template, add_bos_token=config.add_bos_token)
+    info = save(ctx.output, tokenizer, template, add_bos_token=config.add_bos_token, extra_tokens=extra)
     measures = _measures(tokenizer, sample)
     return {"vocab_size": info["vocab_size"], "vocab_size_asked": config.vocab_size, "bytes": sample.bytes, **measures}
 
@@ -51,13 +53,18 @@ def chat_template(path: Path, *, add_bos_token: bool) -> Template:
     return template
 
 
-def train(texts: Iterator[str], *, vocab_size: int, template: Template) -> Tokenizer:
+def extra_tokens(config: TokenizerStage) -> list[str]:
+    """Special tokens of objectives: the mask, and those that stand for spans."""
+    return [MASK_TOKEN] * config.mask_token + [f"<extra_id_{number}>" for number in range(config.num_sentinels)]
+
+
+def train(texts: Iterator[str], *, vocab_size: int, special_tokens: Sequence[str]) -> Tokenizer:
     """Byte-level BPE: every text can be encoded, and is given back unchanged."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    smallest = len(template.tokens) + len(alphabet)
+    smallest = len(special_tokens) + len(alphabet)
     if vocab_size < smallest:
         raise DataError(
-            f"vocab_size {vocab_size} is too small for the 256 bytes and {len(template.tokens)} special tokens; "
+            f"vocab_size {vocab_size} is too small for the 256 bytes and {len(special_tokens)} special tokens; "
             f"give at least {smallest}"
         )
     tokenizer = Tokenizer(models.BPE())
@@ -65,7 +72,7 @@ def train(texts: Iterator[str], *, vocab_size: int, template: Template) -> Token
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[AddedToken(token, special=True, normalized=False) for token in template.tokens],
+        special_tokens=[AddedToken(token, special=True, normalized=False) for token in special_tokens],
         initial_alphabet=alphabet,
         show_progress=False,
     )
@@ -81,7 +88,9 @@ def add_bos(tokenizer: Tokenizer) -> None:
     )
 
 
-def save(folder: Path, tokenizer: Tokenizer, template: Template, *, add_bos_token: bool) -> dict[str, Any]:
+def save(
+    folder: Path, tokenizer: Tokenizer, template: Template, *, add_bos_token: bool, extra_tokens: Sequence[str] = ()
+) -> dict[str, Any]:
     """Write the folder that AutoTokenizer and ChatRenderer load; returns the content of info.json."""
     vocabulary = tokenizer.get_vocab()
     ids = {token: vocabulary[token] for token in template.tokens}
@@ -96,9 +105,15 @@ def save(folder: Path, tokenizer: Tokenizer, template: Template, *, add_bos_toke
         "add_bos_token": add_bos_token,
         "chat_template_sha256": hashlib.sha256(template.source.encode()).hexdigest(),
     }
-    settings = SPECIAL | {
+    sentinels = [token for token in extra_tokens if token != MASK_TOKEN]
+    if MASK_TOKEN in extra_tokens:
+        info["mask_id"] = vocabulary[MASK_TOKEN]
+    if sentinels:
+        info["sentinel_ids"] = [vocabulary[token] for token in sentinels]
+    named = SPECIAL | ({"mask_token": MASK_TOKEN} if MASK_TOKEN in extra_tokens else {})
+    settings = named | {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "extra_special_tokens": [token for token in template.tokens if token not in SPECIAL.values()],
+        "extra_special_tokens": [token for token in (*template.tokens, *sentinels) if token not in SPECIAL.values()],
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],
     }

@@ -10,7 +10,8 @@ from trl import DPOConfig, RewardConfig, SFTConfig
 from pipelines.data.schedule import key
 from pipelines.errors import MachineError
 from pipelines.recipe.base import Duration
-from pipelines.recipe.stages import DpoStage, RewardStage, SftStage, TrainStage
+from pipelines.recipe.stages import DpoStage, RewardStage, SftStage
+from pipelines.recipe.training import TrainStage
 from pipelines.stages.base import LaunchSettings
 from pipelines.training.exact import ARGUMENTS
 

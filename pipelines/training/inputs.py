@@ -1,7 +1,7 @@
 """What a training stage starts from: tokenizer, model and token tables, each checked against the others."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from pipelines.data.schedule import key
 from pipelines.data.tokens import TokenTable
 from pipelines.errors import ArtifactError, DataError, MachineError
 from pipelines.recipe.model import ModelConfig
-from pipelines.recipe.stages import TrainStage
+from pipelines.recipe.training import TrainStage
 from pipelines.stages.base import StageContext
 from pipelines.store.durable import MANIFEST
 
@@ -59,6 +59,8 @@ class Tokens:
     bos_id: int
     eos_id: int
     stop_ids: tuple[int, ...]
+    mask_id: int | None = None
+    sentinel_ids: tuple[int, ...] = ()
 
 
 def tokens_of(folder: Path) -> Tokens:
@@ -72,21 +74,37 @@ def tokens_of(folder: Path) -> Tokens:
         bos_id=info["bos_id"],
         eos_id=info["eos_id"],
         stop_ids=tuple(info["stop_ids"]),
+        mask_id=info.get("mask_id"),
+        sentinel_ids=tuple(info.get("sentinel_ids", ())),
     )
 
 
-def fresh_model(model: ModelConfig, tokens: Tokens, seed: int) -> PreTrainedModel:
-    """The recipe's transformer with random weights, which depend on the seed alone."""
+FAMILIES: Mapping[str, tuple[type[custom_models.TransformerConfig], type[PreTrainedModel]]] = {
+    "decoder": (custom_models.DecoderConfig, custom_models.DecoderForCausalLM),
+    "encoder": (custom_models.EncoderConfig, custom_models.EncoderForMaskedLM),
+    "encoder_decoder": (custom_models.EncoderDecoderConfig, custom_models.EncoderDecoderForConditionalGeneration),
+}
+"""Architecture -> what it is built of, with its head over the vocabulary."""
+
+
+def fresh_config(model: ModelConfig, tokens: Tokens) -> custom_models.TransformerConfig:
+    """The recipe's transformer. Fields of other architectures are at their defaults there."""
+    config_class = FAMILIES[model.architecture][0]
     fields = model.model_dump(exclude={"architecture", "style"}, exclude_none=True)
-    config = custom_models.DecoderConfig(
-        **fields,
+    return config_class(
+        **{name: value for name, value in fields.items() if name in config_class.__dataclass_fields__},
         vocab_size=tokens.vocab_size,
         bos_token_id=tokens.bos_id,
         eos_token_id=tokens.eos_id,
         pad_token_id=tokens.pad_id,
     )
+
+
+def fresh_model(model: ModelConfig, tokens: Tokens, seed: int) -> PreTrainedModel:
+    """The recipe's transformer with random weights, which depend on the seed alone."""
+    config = fresh_config(model, tokens)
     torch.manual_seed(key(seed, "weights") % 2**63)
-    return custom_models.DecoderForCausalLM(config)
+    return FAMILIES[model.architecture][1](config)
 
 
 NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}

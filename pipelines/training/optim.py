@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from pipelines.errors import MachineError
-from pipelines.recipe.stages import TrainStage
+from pipelines.recipe.training import TrainStage
 
 ADAMW_SHARE = 0.15
 """With muon, the default rate of everything else as a share of learning_rate."""

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from pipelines.data.collate import RowCount
 from pipelines.data.schedule import GroupedByLength, Order, mixed
-from pipelines.recipe.stages import FromModelStage
+from pipelines.recipe.training import FromModelStage
 from pipelines.stages.base import StageContext
 from pipelines.training.arguments import num_steps
 from pipelines.training.exact import Exact, ExactTrainerMixin

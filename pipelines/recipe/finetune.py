@@ -1,0 +1,44 @@
+"""Stage `finetune`: labels and pairs."""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from pipelines.recipe.base import ArtifactKind, LanguageModelRef, TokenizerRef
+from pipelines.recipe.data import FinetuneMixture
+from pipelines.recipe.training import FromModelStage
+
+
+class FinetuneStage(FromModelStage):
+    """Fine-tune on labels or on pairs: classification and regression, or seq2seq (translation, rewriting)."""
+
+    produces = ArtifactKind.CLASSIFIER
+    kind: Literal["finetune"]
+    task: Literal["classification", "seq2seq"]
+    """classification: labelled data, by an encoder or a decoder; numbers as labels make it a regression. seq2seq:
+    pairs, by an encoder_decoder, or by a decoder that reads the source as its prompt."""
+    model: LanguageModelRef | None = None  # type: ignore[assignment]
+    """The stage whose weights this one starts from; null starts from random weights."""
+    tokenizer: TokenizerRef | None = None
+    """A tokenizer stage, for random weights. Default: the only one."""
+    data: FinetuneMixture
+    """classification: labelled datasets; seq2seq: pairs; shares are of examples."""
+    label_smoothing_factor: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Probability given to all classes, or tokens, alike (arXiv 1512.00567, 7)."""
+    class_weights: Literal["balanced"] | dict[str, PositiveFloat] | None = None
+    """classification: weight of each class in the loss; balanced: inverse to how often it occurs."""
+    eval_steps: PositiveInt | None = None
+    """Score the holdout each so many steps, and keep the best weights seen there. Default: the last are kept."""
+    metric_for_best_model: str | None = None
+    """Which score of the holdout is the best weights'; its direction is known. Default: accuracy, spearman, chrf or
+    loss, as fits the labels."""
+
+    def faults(self) -> Iterator[str]:
+        yield from super().faults()
+        if self.class_weights is not None and self.task != "classification":
+            yield f"class_weights belongs to classification, and task is {self.task}"
+        if self.metric_for_best_model is not None and self.eval_steps is None:
+            yield "metric_for_best_model is set, so eval_steps is needed: how often to look"
+        if self.tokenizer is not None and self.model is not None:
+            yield "tokenizer is for random weights; the model brings its own"
