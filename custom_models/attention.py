@@ -27,7 +27,7 @@ class Attention(nn.Module):
         self.attention_dropout = config.attention_dropout
         self.softcap = config.attn_logit_softcapping
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
-        is_sliding = config.layer_types[layer_idx] == "sliding_attention"
+        is_sliding = config.layer_types[layer_idx % len(config.layer_types)] == "sliding_attention"
         self.sliding_window = config.sliding_window if is_sliding else None
 
         query_size = config.num_attention_heads * config.head_dim

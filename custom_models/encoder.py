@@ -2,6 +2,7 @@
 masked tokens, and one that scores whole sequences."""
 # mypy: no-strict-optional, disable-error-code="misc"
 
+from itertools import cycle
 from typing import ClassVar
 
 import torch
@@ -71,7 +72,8 @@ class EncoderModel(EmbeddingsMixin, EncoderPreTrainedModel):
         masks = bidirectional_masks(self.config, inputs_embeds, attention_mask, documents)
         masks = self.biased(masks, inputs_embeds)
         hidden_states, angles = self.embed(inputs_embeds, positions, token_type_ids)
-        for layer, layer_type in zip(self.layers, self.config.layer_types[: len(self.layers)], strict=True):
+        # An encoder-decoder's encoder of another depth has layers of one type.
+        for layer, layer_type in zip(self.layers, cycle(self.config.layer_types), strict=False):
             hidden_states = layer(hidden_states, attention_mask=masks[layer_type], position_embeddings=angles, **kwargs)
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
 

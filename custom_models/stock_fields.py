@@ -30,6 +30,29 @@ class Part:
     """Their configuration -> our settings."""
 
 
+@dataclass(frozen=True)
+class Rename:
+    """A parameter of theirs and those of ours that it holds, one under the other; transposed where they say so."""
+
+    theirs: str
+    ours: tuple[str, ...]
+    is_transposed: bool = False
+
+
+def joined(translate: Iterable[Callable[[PreTrainedConfig], Values]], config: PreTrainedConfig) -> Values:
+    """What all parts say together; NoPlace with the reasons of all."""
+    values: Values = {}
+    reasons: list[str] = []
+    for one in translate:
+        try:
+            values |= one(config)
+        except NoPlace as error:
+            reasons += error.reasons
+    if reasons:
+        raise NoPlace(reasons)
+    return values
+
+
 def same(our: str, their: str | None = None) -> Part:
     """One setting under two names, or one."""
     name = their or our
@@ -85,7 +108,12 @@ def rope(*, may_be_partial: bool = False) -> Part:
     """Angles by position alone, of the whole head, or also of its first part where the class can."""
 
     def write(config: PreTrainedConfig) -> Values:
-        angles = {"rope_type": "default", "rope_theta": float(config.rope_theta)}
+        kind = config.rope_scaling_type
+        angles: Values = {"rope_type": kind or "default", "rope_theta": float(config.rope_theta)}
+        if kind is not None:
+            angles["factor"] = float(config.rope_scaling_factor)
+        if kind == "yarn":
+            angles["original_max_position_embeddings"] = config.original_max_position_embeddings
         if may_be_partial:
             angles["partial_rotary_factor"] = float(config.partial_rotary_factor)
         else:
@@ -95,15 +123,22 @@ def rope(*, may_be_partial: bool = False) -> Part:
     def read(config: PreTrainedConfig) -> Values:
         angles = dict(config.rope_parameters)
         theta, share = angles.pop("rope_theta"), angles.pop("partial_rotary_factor", 1.0)
-        if angles.pop("rope_type", "default") != "default":
-            raise NoPlace([f"rope_parameters.rope_type: {config.rope_parameters['rope_type']}"])
+        kind = angles.pop("rope_type", "default")
+        if kind not in ("default", "linear", "yarn"):
+            raise NoPlace([f"rope_parameters.rope_type: {kind}"])
+        values = {"rope_theta": float(theta), "partial_rotary_factor": float(share)}
+        if kind != "default":
+            values |= {"rope_scaling_type": kind, "rope_scaling_factor": float(angles.pop("factor"))}
+        if kind == "yarn":
+            values["original_max_position_embeddings"] = angles.pop("original_max_position_embeddings")
         if not may_be_partial and share != 1:
             angles["partial_rotary_factor"] = share
         if angles:
             raise NoPlace(f"rope_parameters.{name}: {value}" for name, value in angles.items())
-        return {"rope_theta": float(theta), "partial_rotary_factor": float(share)}
+        return values
 
-    return Part(("rope_theta", "partial_rotary_factor"), ("rope_parameters",), write, read)
+    scaling = ("rope_scaling_type", "rope_scaling_factor", "original_max_position_embeddings")
+    return Part(("rope_theta", "partial_rotary_factor", *scaling), ("rope_parameters",), write, read)
 
 
 WINDOW = ("layer_types", "sliding_window")
@@ -194,3 +229,23 @@ def feed_forward_width(their: str) -> Part:
         return {"intermediate_size": 4 * config.hidden_size if width is None else width}
 
     return Part(("intermediate_size",), (their,), write=lambda config: {their: config.intermediate_size}, read=read)
+
+
+def one_dropout(their: str) -> Part:
+    """One probability there for the residual stream and for attention; here they may differ in training only."""
+    return Part(
+        ("dropout", "attention_dropout"),
+        (their,),
+        write=lambda config: {their: config.dropout},
+        read=lambda config: {"dropout": getattr(config, their), "attention_dropout": getattr(config, their)},
+    )
+
+
+def scaled_head() -> Part:
+    """T5Config says it by an argument that it then forgets: tied embeddings mean a scaled head, untied ones do not."""
+    return Part(
+        ("scale_head",),
+        ("scale_decoder_outputs",),
+        write=lambda config: {"tie_word_embeddings": config.scale_head},
+        read=lambda config: {"scale_head": bool(config.scale_decoder_outputs)},
+    )
