@@ -147,9 +147,19 @@ def test_a_forked_worker_keeps_the_lock_when_its_driver_is_killed(tmp_path: Path
     process = started(tmp_path)
     process.kill()
     process.communicate()
-    shown = sourdough(tmp_path, "pretrain", str(tmp_path / "tiny.yaml"), code=3)
+    command = [sys.executable, "-m", "pipelines", "pretrain", str(tmp_path / "tiny.yaml")]
+    again = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert again.stderr is not None
+    shown = next(line for line in again.stderr if "waiting: " in line)
+    assert "'pretrain' is being made by the worker of a run that was killed" in shown
     assert f"process {process.pid} on" in shown
+    steps = partial(tmp_path) / "record" / "metrics.jsonl"
+    before = steps.read_text().count("\n")
     _end_holders_of(tmp_path)
+    assert any("+ pretrain" in line for line in again.stderr), "once the worker is gone, the second run goes on"
+    again.send_signal(signal.SIGTERM)
+    again.communicate(timeout=200)
+    assert again.returncode == 75 and steps.read_text().count("\n") >= before > 0
 
 
 def _end_holders_of(folder: Path) -> None:
