@@ -116,7 +116,7 @@ def _explain_unknown(path: KeyPath, findings: Findings, told: set[KeyPath]) -> N
     section = section_at(path[:-1], findings.tree)
     if node is None or section is None:
         return
-    known = _field_names(section)
+    known = _by_likelihood(section, parent)
     meant, message = _meaning_of(word, node, known, findings.tree)
     message = f"unknown field; {message}" if message else "unknown field"
     kind = parent.child("kind")
@@ -142,10 +142,21 @@ def _field_names(section: type[Section]) -> list[str]:
     return [*names, "like"] if "kind" in names else names
 
 
-def _meaning_of(word: str, node: Node, known: list[str], tree: Node) -> tuple[str | None, str]:
+def _by_likelihood(section: type[Section], parent: Node) -> dict[str, int]:
+    """Field -> how unlikely it was meant: 0 where it is required and missing, 1 where it may stand here still, 2 where
+    it is written already."""
+    fields = section.model_fields
+    return {
+        name: 2 if parent.child(name) is not None else 0 if name in fields and fields[name].is_required() else 1
+        for name in _field_names(section)
+    }
+
+
+def _meaning_of(word: str, node: Node, known: Mapping[str, int], tree: Node) -> tuple[str | None, str]:
     """The field that was meant, if it is one of this section, and the advice."""
-    if slip := next((name for name in known if is_typo(word, name)), None):
-        close = closest(word, known) or slip
+    if slips := [name for name in known if is_typo(word, name)]:
+        likely = [name for name in slips if known[name] == min(known[slip] for slip in slips)]
+        close = closest(word, likely) or likely[0]
         return close, f"did you mean '{close}'?"
     if word in _LENGTHS and "duration" in known:
         amount = node.value if isinstance(node.value, int | float) else "..."
