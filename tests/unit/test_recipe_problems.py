@@ -61,8 +61,8 @@ JARGON = re.compile(r"Input should|pydantic|validat|type=|<class|None|Traceback|
 
 def bad_recipes() -> Iterator[tuple[str, str, list[str]]]:
     """(what to replace in GOOD, by what, the expected lines)"""
-    blocks = (Path(__file__).parent / "bad_recipes.txt").read_text().split("\n\n")[1:]
-    for block in blocks:
+    text = (Path(__file__).parent / "bad_recipes.txt").read_text().split("\n\n", 1)[1]
+    for block in re.findall(r"(?:^- .*\n)+(?:^\+ .*\n)+(?:^= .*\n)+", text, re.MULTILINE):
         lines = block.strip("\n").split("\n")
         old, new, told = ([line[2:] for line in lines if line[0] == mark] for mark in "-+=")
         yield "\n".join(old), "\n".join(new), told
