@@ -5,6 +5,7 @@ from typing import Any
 
 from pipelines.plan.jobs import Job, Plan
 from pipelines.recipe.model import GATED, ModelConfig
+from pipelines.recipe.own_model import OwnModel
 from pipelines.recipe.stages import TokenizerStage
 from pipelines.recipe.training import TrainStage
 
@@ -33,6 +34,8 @@ def estimate(plan: Plan, job: Job) -> Estimate:
     config, model = job.config, plan.recipe.model
     if not isinstance(config, TrainStage) or model is None:
         return Estimate()
+    if isinstance(model, OwnModel):  # nobody knows its size before it is built
+        return Estimate(tokens=_tokens(config, config.max_length or model.max_position_embeddings))
     tokenizers = [stage for stage in plan.recipe.stages.values() if isinstance(stage, TokenizerStage)]
     size = parameters(model, max((stage.vocab_size for stage in tokenizers), default=0))
     tokens = _tokens(config, config.max_length or model.max_position_embeddings)

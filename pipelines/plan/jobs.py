@@ -18,8 +18,9 @@ from pipelines.recipe.base import ArtifactKind, Consumes, LocalFile, Reads, Sect
 from pipelines.recipe.data import MICROWORLD_VERSION, Dataset, Format
 from pipelines.recipe.finetune import FinetuneStage
 from pipelines.recipe.model import ModelConfig
+from pipelines.recipe.own_model import OwnModel, definitions_of
 from pipelines.recipe.paths import chat_template, expand
-from pipelines.recipe.root import Recipe
+from pipelines.recipe.root import AnyModel, Recipe
 from pipelines.recipe.stages import (
     REWARD_FUNCTIONS,
     DpoStage,
@@ -89,8 +90,10 @@ class Job(Section):
     config: JobConfig
     seed: int | None
     """None where the kind draws no random numbers."""
-    model: ModelConfig | None = None
-    """For a pretrain job that starts from random weights."""
+    model: AnyModel | None = None
+    """For a training job that starts from random weights."""
+    code: dict[str, str] = Field(default_factory=dict)
+    """Of a model of the researcher's own: definition -> digest of its code."""
     files: dict[str, str] = Field(default_factory=dict)
     """Local files that decide the result (absolute path -> sha256): dataset files, chat template, task files and
     their rows."""
@@ -132,6 +135,8 @@ class Job(Section):
             facts["seed"] = self.seed
         if self.model is not None:
             facts["model"] = self.model.meaning()
+        if self.code:
+            facts["code"] = self.code
         if self.world is not None:
             facts["world"] = self.world
         if self.files:
@@ -258,7 +263,7 @@ class _Planner:
         config: Any,
         inputs: dict[str, Input],
         files: dict[str, str] | None = None,
-        model: ModelConfig | None = None,
+        model: ModelConfig | OwnModel | None = None,
         reads_world: bool = False,
     ) -> Job:
         seed = None
@@ -269,10 +274,17 @@ class _Planner:
         job = Job(
             name=name, stage=stage, config=config, seed=seed, model=model, files=files or {}, world=world, inputs=inputs
         )
+        if isinstance(model, OwnModel):
+            job = job.model_copy(update=self._own(model))
         if self.jobs.setdefault(name, job) != job:
             key = ("stages", stage) if stage in self.recipe.stages else ("data", stage)
             raise self._problem(key, f"'{name}' is also the name of a derived job; rename one of them")
         return self.jobs[name]
+
+    def _own(self, model: OwnModel) -> dict[str, Any]:
+        """The code of a model of the researcher's own, which the worker is to find wherever it runs."""
+        file = (self.path.resolve().parent / model.python).resolve()
+        return {"model": model.model_copy(update={"python": str(file)}), "code": definitions_of(file)}
 
     def _tokenizer_inputs(self, config: TokenizerStage) -> dict[str, Input]:
         return _mixed([(self._data(name), share) for name, share in config.data.items()])

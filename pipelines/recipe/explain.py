@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from pipelines.errors import KeyPath, Problem
 from pipelines.recipe.base import Section
 from pipelines.recipe.docstrings import docstrings, first_sentence
-from pipelines.recipe.root import Recipe
+from pipelines.recipe.root import BLOCKS, OWN, Recipe
 from pipelines.recipe.sections import homes, section_at
 from pipelines.recipe.tree import Node, format_path, shown
 from pipelines.recipe.words import closest, did_you_mean, is_typo
@@ -56,6 +56,8 @@ def _validate(tree: Node) -> list[ErrorDetails]:
 def _path_of(error: ErrorDetails) -> KeyPath:
     """Pydantic writes ('stages', 'dpo', 'dpo', 'beta'), where the second 'dpo' is the kind and no key."""
     path = tuple(part for part in error["loc"] if part != "[key]")
+    if path[:1] == ("model",) and path[1:2] in ((BLOCKS,), (OWN,)):  # which of the two ways to write it
+        return path[:1] + path[2:]
     return path[:2] + path[3:] if path[:1] == ("stages",) else path
 
 

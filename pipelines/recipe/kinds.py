@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pipelines.recipe.base import ArtifactKind
 from pipelines.recipe.finetune import FinetuneStage
 from pipelines.recipe.model import ModelConfig
+from pipelines.recipe.own_model import OwnModel
 from pipelines.recipe.stages import PretrainStage
 from pipelines.recipe.training import FromModelStage, StageConfig
 
@@ -23,7 +24,7 @@ ARCHITECTURES = {
 
 
 def made_by(
-    name: object, stages: Mapping[str, StageConfig], model: ModelConfig | None, seen: tuple[object, ...] = ()
+    name: object, stages: Mapping[str, StageConfig], model: ModelConfig | OwnModel | None, seen: tuple[object, ...] = ()
 ) -> ArtifactKind | None:
     """What a stage of this name makes; None where there is none, or what it says of that is no good."""
     stage = stages.get(name) if isinstance(name, str) and name not in seen else None
@@ -39,7 +40,10 @@ def made_by(
 
 
 def architecture_of(
-    stage: StageConfig, stages: Mapping[str, StageConfig], model: ModelConfig | None, seen: tuple[object, ...] = ()
+    stage: StageConfig,
+    stages: Mapping[str, StageConfig],
+    model: ModelConfig | OwnModel | None,
+    seen: tuple[object, ...] = (),
 ) -> str | None:
     """Of the transformer that a stage trains; None where it is not known."""
     if not isinstance(stage, PretrainStage | FromModelStage) or "model" not in stage.__dict__:

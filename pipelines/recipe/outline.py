@@ -11,8 +11,9 @@ from pipelines.recipe.base import Reads, Section
 from pipelines.recipe.data import BUILTIN, Dataset
 from pipelines.recipe.launch import Launch
 from pipelines.recipe.model import ModelConfig
+from pipelines.recipe.own_model import OwnModel
 from pipelines.recipe.root import Recipe
-from pipelines.recipe.sections import STAGES, sections_in
+from pipelines.recipe.sections import STAGES, model_section, sections_in
 from pipelines.recipe.training import StageConfig
 from pipelines.recipe.tree import Node
 
@@ -22,7 +23,7 @@ class Outline:
     """The four chapters. A section with faults lacks the fields that are no good: ask with `given`."""
 
     data: dict[str, Dataset] = field(default_factory=dict)
-    model: ModelConfig | None = None
+    model: ModelConfig | OwnModel | None = None
     stages: dict[str, StageConfig] = field(default_factory=dict)
     launch: Launch | None = None
     has_model: bool = False
@@ -73,7 +74,7 @@ def outline_of(tree: Node, stage_names: tuple[str, ...], broken: set[KeyPath]) -
     launch = part(Launch, "launch") if tree.child("launch") else Launch(stages={})
     return Outline(
         data={name: built for name in names("data") if (built := part(Dataset, "data", name))},
-        model=part(ModelConfig, "model"),
+        model=part(model_section(tree), "model"),
         stages={n: built for n, kind in kinds.items() if (built := part(STAGES[str(kind)], "stages", n))},
         launch=launch,
         has_model=model is not None and (model.value is not None or model.refused),

@@ -11,6 +11,7 @@ from pipelines.recipe.finetune import FinetuneStage
 from pipelines.recipe.fits import find_wrong_launch
 from pipelines.recipe.kinds import ARCHITECTURES, BY_OBJECTIVE, architecture_of, made_by
 from pipelines.recipe.outline import UNKNOWN, Fault, Outline, given
+from pipelines.recipe.own_model import GIVEN, OwnModel, UnfitSource, classes_of, modules_of, settings_of
 from pipelines.recipe.stages import (
     REWARD_FUNCTIONS,
     EvaluateStage,
@@ -53,6 +54,8 @@ def find_wrong_references(outline: Outline, recipe_path: Path) -> Iterator[Fault
         if isinstance(stage, PretrainStage | FinetuneStage):
             yield from _random_start(at, stage, outline)
             yield from _architecture(at, stage, outline)
+    if isinstance(outline.model, OwnModel):
+        yield from _own_model(outline.model, recipe_path)
     yield from _circles(outline)
     yield from _tokenizers(outline)
     yield from _names(outline)
@@ -214,6 +217,30 @@ def _names(outline: Outline) -> Iterator[Fault]:
 def _random_start(at: KeyPath, stage: PretrainStage | FinetuneStage, outline: Outline) -> Iterator[Fault]:
     if given(stage, "model") is None and not outline.has_model:
         yield Fault(at, "starts from random weights, so the recipe needs the chapter model", at_key=True)
+
+
+def _own_model(model: OwnModel, recipe_path: Path) -> Iterator[Fault]:
+    """Whether the file holds the classes, and the configuration the settings. Nothing of it is run."""
+    python, name = given(model, "python"), given(model, "class_name")
+    if not python or not name:
+        return
+    try:
+        classes = classes_of(modules_of((recipe_path.resolve().parent / python).resolve()))
+    except UnfitSource as error:
+        yield Fault(("model", "python"), str(error))
+        return
+    for wanted in (name, f"{model.stem}ForCausalLM"):
+        if wanted not in classes:
+            known = [other for other in classes if other.endswith("Config")] if wanted == name else list(classes)
+            hint = did_you_mean(wanted, known)
+            yield Fault(("model", "class"), f"there is no class {wanted} in {python}{hint}")
+            return
+    settings = settings_of(name, classes)
+    for setting in model.model_extra or {}:
+        if setting in GIVEN:
+            yield Fault(("model", setting), "is given by the tokenizer; take it out", at_key=True)
+        elif setting not in settings:
+            yield Fault(("model", setting), f"is no setting of {name}{did_you_mean(setting, settings)}", at_key=True)
 
 
 def _architecture(at: KeyPath, stage: PretrainStage | FinetuneStage, outline: Outline) -> Iterator[Fault]:

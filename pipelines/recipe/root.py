@@ -1,10 +1,26 @@
 """The recipe as a whole: its four chapters."""
 
+from typing import Annotated, Any
+
+from pydantic import Discriminator, Tag
+
 from pipelines.recipe.base import Name, Section
 from pipelines.recipe.data import Dataset
 from pipelines.recipe.launch import Launch
 from pipelines.recipe.model import ModelConfig
+from pipelines.recipe.own_model import OwnModel
 from pipelines.recipe.stages import AnyStage
+
+BLOCKS, OWN = "blocks", "own"
+
+
+def _which_model(value: Any) -> str:
+    is_own = isinstance(value, OwnModel) or (isinstance(value, dict) and "python" in value)
+    return OWN if is_own else BLOCKS
+
+
+AnyModel = Annotated[Annotated[ModelConfig, Tag(BLOCKS)] | Annotated[OwnModel, Tag(OWN)], Discriminator(_which_model)]
+"""From building blocks, or a file of one's own."""
 
 
 class Recipe(Section):
@@ -16,8 +32,8 @@ class Recipe(Section):
     """Every random number of the run follows from it."""
     data: dict[Name, Dataset]
     """Chapter 1: named datasets."""
-    model: ModelConfig | None = None
-    """Chapter 2: the transformer, from building blocks."""
+    model: AnyModel | None = None
+    """Chapter 2: the transformer, from building blocks, or a file of your own (`python`, `class`)."""
     stages: dict[Name, AnyStage]
     """Chapter 3: what is done, in any order; a stage's kind is its name unless `kind` or `like` says otherwise."""
     launch: Launch = Launch(stages={})

@@ -8,6 +8,7 @@ from pipelines.recipe.base import Section
 from pipelines.recipe.data import Dataset
 from pipelines.recipe.launch import Launch, StageLaunch
 from pipelines.recipe.model import ModelConfig
+from pipelines.recipe.own_model import OwnModel
 from pipelines.recipe.root import Recipe
 from pipelines.recipe.stages import STAGE_KINDS, AnyStage, TaskConfig
 from pipelines.recipe.tree import Node
@@ -30,12 +31,20 @@ def section_at(path: KeyPath, tree: Node) -> type[Section] | None:
             continue
         kind = section.model_fields[str(field)].annotation if field in section.model_fields else None
         inside = list(sections_in(kind))
+        if (section, field) == (Recipe, "model"):
+            inside = [model_section(tree)]
         if inside and _is_collection(kind):
             if not rest:
                 return None
             rest.pop(0)
         section = inside[0] if inside else None
     return section
+
+
+def model_section(tree: Node) -> type[Section]:
+    """Of chapter `model`, which has two ways to write it."""
+    model = tree.child("model")
+    return OwnModel if model is not None and model.child("python") is not None else ModelConfig
 
 
 def sections_in(annotation: Any) -> Iterator[type[Section]]:

@@ -114,6 +114,10 @@ def _run(task: Task, workdir: Path, rank: int) -> Metrics:
         import torch
 
         torch.set_num_threads(task.launch.threads)  # the libraries may have been loaded before this job was known
+    if task.job.kind not in LIGHT_KINDS:
+        from pipelines.training.own_models import register_own_code
+
+        register_own_code(task.inputs.values())
     context = StageContext(job=task.job, inputs=task.inputs, workdir=workdir, launch=task.launch)
     return _plain(stage(context))
 

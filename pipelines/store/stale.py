@@ -68,6 +68,7 @@ def differences(previous: Mapping[str, Any], job: Job, position: Position) -> li
         *_version(previous.get("version"), job),
         *_world(old, job),
         *_values(old, job, position),
+        *_code(old, job),
         *_files(old, job),
         *_inputs(old, job),
     ]
@@ -102,6 +103,14 @@ def _values(old: Job, new: Job, position: Position) -> Iterator[str]:
 
 def _config_key(job: Job) -> KeyPath:
     return ("data", job.stage) if job.kind in ("data", "tokens") else ("stages", job.stage)
+
+
+def _code(old: Job, new: Job) -> Iterator[str]:
+    """Definitions of a model of the researcher's own."""
+    for name in sorted({*old.code, *new.code}):
+        if old.code.get(name) != new.code.get(name):
+            what = "is gone" if name not in new.code else "is new" if name not in old.code else "changed"
+            yield f"code of {name} {what}"
 
 
 def _files(old: Job, new: Job) -> Iterator[str]:

@@ -15,9 +15,11 @@ from pipelines.data.schedule import key
 from pipelines.data.tokens import TokenTable
 from pipelines.errors import ArtifactError, DataError, MachineError
 from pipelines.recipe.model import ModelConfig
+from pipelines.recipe.own_model import OwnModel
 from pipelines.recipe.training import TrainStage
 from pipelines.stages.base import StageContext
 from pipelines.store.durable import MANIFEST
+from pipelines.training.own_models import check_own_model, own_class
 
 
 @dataclass(frozen=True)
@@ -93,18 +95,28 @@ def fresh_config(model: ModelConfig, tokens: Tokens) -> custom_models.Transforme
     fields = model.model_dump(exclude={"architecture", "style"}, exclude_none=True)
     return config_class(
         **{name: value for name, value in fields.items() if name in config_class.__dataclass_fields__},
-        vocab_size=tokens.vocab_size,
-        bos_token_id=tokens.bos_id,
-        eos_token_id=tokens.eos_id,
-        pad_token_id=tokens.pad_id,
+        **_given(tokens),
     )
 
 
-def fresh_model(model: ModelConfig, tokens: Tokens, seed: int) -> PreTrainedModel:
+def _given(tokens: Tokens) -> dict[str, Any]:
+    """What the tokenizer decides of a model."""
+    special = {"bos_token_id": tokens.bos_id, "eos_token_id": tokens.eos_id, "pad_token_id": tokens.pad_id}
+    return {"vocab_size": tokens.vocab_size, **special}
+
+
+def fresh_model(model: ModelConfig | OwnModel, tokens: Tokens, seed: int) -> PreTrainedModel:
     """The recipe's transformer with random weights, which depend on the seed alone."""
-    config = fresh_config(model, tokens)
+    if isinstance(model, OwnModel):
+        model_class: Any = own_class(model)
+        config = model_class.config_class(**model.settings, **_given(tokens))
+    else:
+        config, model_class = fresh_config(model, tokens), FAMILIES[model.architecture][1]
     torch.manual_seed(key(seed, "weights") % 2**63)
-    return FAMILIES[model.architecture][1](config)
+    fresh = model_class(config)
+    if isinstance(model, OwnModel):
+        check_own_model(fresh)
+    return fresh
 
 
 NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}
