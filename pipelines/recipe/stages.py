@@ -24,6 +24,7 @@ from pipelines.recipe.data import (
     TextMixture,
     TokenizerMixture,
 )
+from pipelines.recipe.peft import PeftConfig
 
 # Mirrors the keys of `pipelines.rewards.REWARDS`, which recipes name; a contract test keeps the two equal.
 REWARD_FUNCTIONS = ("village_story",)
@@ -163,6 +164,23 @@ class FromModelStage(TrainStage):
     """A row longer than max_length is dropped and counted, or its end is cut off and counted."""
     max_dropped: Fraction = 0.01
     """Share of rows that may be dropped before the stage stops."""
+    peft: PeftConfig | None = None
+    """Train a low-rank adapter on the frozen weights, for example {r: 16}; null trains all weights."""
+
+    def faults(self) -> Iterator[str]:
+        yield from super().faults()
+        if self.peft is not None and self.optimizer == "muon":
+            yield (
+                "optimizer: muon makes all directions of an update equally long, which the thin matrices of peft are "
+                "not meant for; use adamw"
+            )
+
+    def _refuse_lora_dropout(self) -> Iterator[str]:
+        if self.peft is not None and self.peft.lora_dropout:
+            yield (
+                f"peft: lora_dropout {self.peft.lora_dropout} has no meaning here: policy and reference are compared "
+                "without dropout; remove it"
+            )
 
 
 class SftStage(FromModelStage):
@@ -186,6 +204,11 @@ class RewardStage(FromModelStage):
     center_rewards_coefficient: NonNegativeFloat = 0.0
     """Weight of the squared sum of a pair's rewards, which keeps their mean at zero (arXiv 2312.09244, eq. 2)."""
 
+    def faults(self) -> Iterator[str]:
+        yield from super().faults()
+        if self.peft is not None and self.peft.quantization != "none":
+            yield "peft: quantization: 4bit is for language models, and a reward model has a head of its own; use none"
+
 
 class DpoStage(FromModelStage):
     """Direct preference optimisation (trl.DPOTrainer, arXiv 2305.18290); `model` is also the frozen reference."""
@@ -203,6 +226,7 @@ class DpoStage(FromModelStage):
 
     def faults(self) -> Iterator[str]:
         yield from super().faults()
+        yield from self._refuse_lora_dropout()
         if self.label_smoothing and self.loss_type != "sigmoid":
             yield f"label_smoothing has no meaning with loss_type: {self.loss_type}"
 
@@ -248,6 +272,7 @@ class PpoStage(FromModelStage):
 
     def faults(self) -> Iterator[str]:
         yield from super().faults()
+        yield from self._refuse_lora_dropout()
         if self.overlong != "drop":
             yield "overlong: truncate has no meaning for ppo: a prompt without its end asks something else; use drop"
         if self.rollout_batch_size % self.global_batch_size:
