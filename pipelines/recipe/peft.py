@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, PositiveInt
+from pydantic import Field, PositiveInt
 
-from pipelines.recipe.base import Section, as_tuple
+from pipelines.recipe.base import Bare, Section
 
 SHAPE = ("r", "lora_alpha", "target_modules", "use_dora", "use_rslora")
 """What two adapters must share for one to go on from the other."""
@@ -20,7 +20,7 @@ class PeftConfig(Section):
     """The product is scaled by lora_alpha / r (use_rslora: by the root of r)."""
     lora_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Dropout of what the thin matrices read; sft and reward only."""
-    target_modules: Annotated[tuple[str, ...], BeforeValidator(as_tuple), Field(min_length=1)] = ("all-linear",)
+    target_modules: Annotated[tuple[str, ...], Bare, Field(min_length=1)] = ("all-linear",)
     """all-linear (of the blocks, not the head), or the last parts of their names: q_proj, v_proj."""
     use_dora: bool = False
     """Learn the length of each weight column apart from its direction (arXiv 2402.09353)."""

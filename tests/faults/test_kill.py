@@ -49,7 +49,8 @@ def prepare(root: Path, kind: str) -> Path:
 
 
 def digest(root: Path) -> str:
-    return durable.digest(root / "job" / "output" / "model.safetensors")
+    (weights,) = (root / "job" / "output").glob("*.safetensors")
+    return durable.digest(weights)
 
 
 def finish(root: Path, kind: str) -> None:
