@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoTokenizer
 
 from pipelines.data.tokens import TokenTable
 from pipelines.errors import DataError
@@ -12,6 +11,7 @@ from pipelines.evaluation import metrics
 from pipelines.evaluation.subject import Subject
 from pipelines.recipe.stages import TaskConfig
 from pipelines.rewards import REWARDS
+from pipelines.training.inputs import trained_reward_model
 from pipelines.training.rollouts import PromptRows, held_out_scores
 from pipelines.training.scoring import Reward, RewardFunction, RewardModel, require_same_tokenizer
 
@@ -20,7 +20,14 @@ LIMIT = 1000
 
 
 def score_reward(
-    subject: Subject, config: TaskConfig, *, prompts: Path, model: Path, reward_model: Path | None, seed: int
+    subject: Subject,
+    config: TaskConfig,
+    *,
+    prompts: Path,
+    model: Path,
+    reward_model: Path | None,
+    seed: int,
+    reward_base: Path | None = None,
 ) -> list[dict[str, Any]]:
     """One row. Each prompt is answered once, by numbers of its own: two models of a recipe draw the same ones."""
     room = subject.max_length - config.max_completion_length
@@ -34,7 +41,7 @@ def score_reward(
     scores = held_out_scores(
         subject.model,
         [rows[number] for number in range(count)],
-        _reward(subject, config, model, reward_model),
+        _reward(subject, config, model, reward_model, reward_base),
         max_new_tokens=config.max_completion_length,
         stop_ids=subject.tokens.stop_ids,
         pad_id=subject.tokens.pad_id,
@@ -63,12 +70,10 @@ def score_reward(
     ]
 
 
-def _reward(subject: Subject, config: TaskConfig, model: Path, reward_model: Path | None) -> Reward:
+def _reward(subject: Subject, config: TaskConfig, model: Path, reward_model: Path | None, base: Path | None) -> Reward:
     if reward_model is None:
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
         return RewardFunction(REWARDS[config.reward_funcs or ""], tokenizer)
     require_same_tokenizer(model, reward_model)
-    scorer = AutoModelForSequenceClassification.from_pretrained(
-        reward_model, dtype=torch.float32, trust_remote_code=False
-    )
-    return RewardModel(scorer.to(subject.model.device), subject.tokens.pad_id)
+    scorer = trained_reward_model(reward_model, base)
+    return RewardModel(scorer.to(subject.model.device), subject.tokens.pad_id)  # type: ignore[arg-type]

@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 import torch
 from accelerate import PartialState
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
-import custom_models  # noqa: F401  (registers the classes that a model folder names)
 from pipelines.data.chat import ChatRenderer
 from pipelines.errors import DataError
 from pipelines.training.generation import left_padded, sample, unpadded
+from pipelines.training.inputs import causal_lm, tokens_of
 
 BATCH_SIZE = 32
 """Rows per forward pass where the launch settings name none."""
@@ -47,10 +47,12 @@ class Subject:
     """Contexts that were cut from the left so far, since they did not fit the model."""
 
     @classmethod
-    def load(cls, folder: Path, *, device: str = "cpu", batch_size: int | None = None) -> "Subject":
-        """The weights in float32; `device` is cpu or gpu, this process' own."""
+    def load(
+        cls, folder: Path, *, base: Path | None = None, device: str = "cpu", batch_size: int | None = None
+    ) -> "Subject":
+        """The weights in float32, of an adapter merged into its `base`; `device` is cpu or gpu, this process' own."""
         state = PartialState(cpu=device == "cpu")
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
+        model = causal_lm(folder, tokens_of(folder), base=base)
         return cls(
             model.to(state.device).eval(),
             ChatRenderer.load(folder),

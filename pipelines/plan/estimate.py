@@ -7,7 +7,7 @@ from pipelines.plan.jobs import Job, Plan
 from pipelines.recipe.model import GATED, ModelConfig
 from pipelines.recipe.own_model import OwnModel
 from pipelines.recipe.stages import TokenizerStage
-from pipelines.recipe.training import TrainStage
+from pipelines.recipe.training import FromModelStage, TrainStage
 
 _CHECKPOINTS = 3
 """Two are kept, and a third is being written."""
@@ -43,8 +43,25 @@ def estimate(plan: Plan, job: Job) -> Estimate:
         parameters=size,
         tokens=tokens,
         flops=6.0 * size * tokens if tokens else None,
-        disk_bytes=4 * size * (_CHECKPOINTS * _STATES + 1),
+        disk_bytes=4 * _trained(config, model, size) * (_CHECKPOINTS * _STATES + 1),
     )
+
+
+def _trained(config: TrainStage, model: ModelConfig, size: int) -> int:
+    """Weights that a stage keeps: all, or those of adapters on every linear layer of the blocks, at most."""
+    peft = config.peft if isinstance(config, FromModelStage) else None
+    return min(size, adapter_parameters(model, peft.r)) if peft else size
+
+
+def adapter_parameters(model: ModelConfig, rank: int) -> int:
+    """Weights of adapters on every linear layer of the blocks: rank times (inputs + outputs)."""
+    hidden, heads = model.hidden_size, model.num_attention_heads
+    head = model.head_dim or hidden // heads
+    key_value = model.num_key_value_heads or heads
+    wide = model.intermediate_size or model.default_intermediate_size
+    queries = (3 if model.attention_output_gate else 2) * (hidden + heads * head)
+    feed_forward = (3 if model.feed_forward in GATED else 2) * (hidden + wide)
+    return rank * model.num_hidden_layers * (queries + 2 * (hidden + key_value * head) + feed_forward)
 
 
 def parameters(model: ModelConfig, vocab_size: int) -> int:

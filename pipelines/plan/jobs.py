@@ -101,7 +101,8 @@ class Job(Section):
     """Version of the built-in world, where the job takes rows, questions or rewards from it."""
     inputs: dict[str, Input] = Field(default_factory=dict)
     """Role -> artifact. Roles: `dataset`, `tokenizer`, `model`, `reward_model`, `data.0`, `data.1`, ... (a mixture,
-    sorted by fingerprint), and for tasks of evaluate `task.<i>.data`, `task.<i>.reward_model`, ..."""
+    sorted by fingerprint), and for tasks of evaluate `task.<i>.data`, `task.<i>.reward_model`, ... Where a role is an
+    adapter, `<role>.base` is the full model that it belongs to."""
 
     @property
     def kind(self) -> str:
@@ -111,6 +112,13 @@ class Job(Section):
     def folder(self) -> str:
         """Name of the artifact's folder in the store."""
         return f"{self.kind}-{self.fingerprint[: self.PREFIX]}"
+
+    @property
+    def base(self) -> Input | None:
+        """Of a job that makes an adapter: the full model without which the adapter is nothing."""
+        if getattr(self.config, "peft", None) is None:
+            return None
+        return self.inputs.get("model.base", self.inputs["model"])
 
     @property
     def mixture(self) -> list[tuple[str, float]]:
@@ -292,9 +300,9 @@ class _Planner:
     def _inputs(self, name: str, config: Any) -> dict[str, Input]:
         """Where weights start, the tokenizer of fresh ones, what is rewarded, and the tokens of the mixture."""
         tokenizer = self.tokenizer_of(name)
-        inputs = {}
+        inputs: dict[str, Input] = {}
         if config.model is not None:
-            inputs["model"] = _read(self.stage(config.model)[0])
+            inputs |= self._weights("model", config.model)
         if isinstance(config, PretrainStage) or config.model is None:
             inputs["tokenizer"] = _read(self.stage(tokenizer)[0])
         if isinstance(config, PpoStage):
@@ -303,7 +311,7 @@ class _Planner:
 
     def _evaluation(self, name: str, config: EvaluateStage, model: str) -> Job:
         tokenizer = self.tokenizer_of(model)
-        inputs = {"model": _read(self.stage(model)[0])}
+        inputs = self._weights("model", model)
         files: dict[str, str] = {}
         reads_world = any(task.reward_funcs in REWARD_FUNCTIONS for task in config.tasks)
         for index, task in enumerate(config.tasks):
@@ -327,7 +335,12 @@ class _Planner:
                 f"reward model '{function}' reads tokens of '{other}', but what it scores is made of '{tokenizer}'"
             )
             raise self._problem(key, f"{message}; give both the same tokenizer")
-        return {role: _read(self.stage(function)[0])}
+        return self._weights(role, function)
+
+    def _weights(self, role: str, name: str) -> dict[str, Input]:
+        """A stage's model; of an adapter also the full model that it belongs to."""
+        (job,) = self.stage(name)
+        return {role: _read(job)} | ({f"{role}.base": job.base} if job.base else {})
 
     def tokenizer_of(self, name: str) -> str:
         """The tokenizer stage behind a stage: its own, that of the weights it starts from, or the only one."""

@@ -12,6 +12,7 @@ from pipelines.recipe.fits import find_wrong_launch
 from pipelines.recipe.kinds import ARCHITECTURES, BY_OBJECTIVE, architecture_of, made_by
 from pipelines.recipe.outline import UNKNOWN, Fault, Outline, given
 from pipelines.recipe.own_model import GIVEN, OwnModel, UnfitSource, classes_of, modules_of, settings_of
+from pipelines.recipe.peft import differences
 from pipelines.recipe.stages import (
     REWARD_FUNCTIONS,
     EvaluateStage,
@@ -48,6 +49,7 @@ def find_wrong_references(outline: Outline, recipe_path: Path) -> Iterator[Fault
                 yield from _chat_template(at, stage, recipe_path)
             case TrainStage():
                 yield from _lengths(at, stage, outline)
+                yield from _adapters(at, stage, outline)
             case EvaluateStage():
                 yield from _tasks(at, stage, outline)
                 yield from _task_files(at, stage, recipe_path)
@@ -277,6 +279,20 @@ def _lengths(at: KeyPath, stage: TrainStage, outline: Outline) -> Iterator[Fault
     if completion and limit and length is not UNKNOWN and completion >= limit:
         message = f"{completion} leaves no room for a prompt: {name} is {limit}"
         yield Fault((*at, "max_completion_length"), message)
+
+
+def _adapters(at: KeyPath, stage: TrainStage, outline: Outline) -> Iterator[Fault]:
+    """An adapter is trained on with its own settings, or merged."""
+    if not isinstance(stage, FromModelStage):
+        return
+    parent = given(stage, "model")
+    before, after = given(outline.stages.get(parent) if parent else None, "peft"), given(stage, "peft")
+    if before and after and (changed := differences(before, after)):
+        message = (
+            f"goes on from the adapter of stage '{parent}', which has other settings ({', '.join(changed)}); give both "
+            "the same, or leave peft out here to merge it and train all weights"
+        )
+        yield Fault((*at, "peft"), message)
 
 
 def _tasks(at: KeyPath, stage: EvaluateStage, outline: Outline) -> Iterator[Fault]:

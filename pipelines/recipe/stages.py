@@ -134,6 +134,11 @@ class RewardStage(FromModelStage):
     center_rewards_coefficient: NonNegativeFloat = 0.0
     """Weight of the squared sum of a pair's rewards, which keeps their mean at zero (arXiv 2312.09244, eq. 2)."""
 
+    def faults(self) -> Iterator[str]:
+        yield from super().faults()
+        if self.peft is not None and self.peft.quantization != "none":
+            yield "peft: quantization: 4bit is for language models, and a reward model has a head of its own; use none"
+
 
 class DpoStage(FromModelStage):
     """Direct preference optimisation (trl.DPOTrainer, arXiv 2305.18290); `model` is also the frozen reference."""
@@ -151,6 +156,7 @@ class DpoStage(FromModelStage):
 
     def faults(self) -> Iterator[str]:
         yield from super().faults()
+        yield from self._refuse_lora_dropout()
         if self.label_smoothing and self.loss_type != "sigmoid":
             yield f"label_smoothing has no meaning with loss_type: {self.loss_type}"
 
@@ -196,6 +202,7 @@ class PpoStage(FromModelStage):
 
     def faults(self) -> Iterator[str]:
         yield from super().faults()
+        yield from self._refuse_lora_dropout()
         if self.overlong != "drop":
             yield "overlong: truncate has no meaning for ppo: a prompt without its end asks something else; use drop"
         if self.rollout_batch_size % self.global_batch_size:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from pipelines.recipe.base import ArtifactKind, CausalLMRef, Duration, Section
+from pipelines.recipe.peft import PeftConfig
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -105,3 +106,20 @@ class FromModelStage(TrainStage):
     """A row longer than max_length is dropped and counted, or its end is cut off and counted."""
     max_dropped: Fraction = 0.01
     """Share of rows that may be dropped before the stage stops."""
+    peft: PeftConfig | None = None
+    """Train a low-rank adapter on the frozen weights, for example {r: 16}; null trains all weights."""
+
+    def faults(self) -> Iterator[str]:
+        yield from super().faults()
+        if self.peft is not None and self.optimizer == "muon":
+            yield (
+                "optimizer: muon makes all directions of an update equally long, which the thin matrices of peft are "
+                "not meant for; use adamw"
+            )
+
+    def _refuse_lora_dropout(self) -> Iterator[str]:
+        if self.peft is not None and self.peft.lora_dropout:
+            yield (
+                f"peft: lora_dropout {self.peft.lora_dropout} has no meaning here: policy and reference are compared "
+                "without dropout; remove it"
+            )

@@ -78,15 +78,18 @@ class Runner:
         return {name: item.artifact for name, item in self.found.items() if item.artifact}
 
     def _needed(self, targets: Sequence[Job], before: Mapping[str, Found]) -> set[str]:
-        """The targets, and upstream of them whatever is not finished."""
+        """The targets, and upstream of them whatever is not finished; of an adapter also its base."""
         needed: set[str] = set()
         pending = [job.name for job in targets]
         while pending:
             name = pending.pop()
             if name not in needed:
                 needed.add(name)
+                job = before[name].job
                 if before[name].artifact is None:
-                    pending += [item.job for item in before[name].job.inputs.values()]
+                    pending += [item.job for item in job.inputs.values()]
+                elif job.base:
+                    pending.append(job.base.job)
         return needed
 
     def _why(self, found: Found) -> Reason | None:

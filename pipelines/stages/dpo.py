@@ -13,7 +13,7 @@ from pipelines.recipe.stages import DpoStage
 from pipelines.stages.base import Metrics, StageContext
 from pipelines.training.arguments import dpo_config
 from pipelines.training.holdout import dpo_scores
-from pipelines.training.inputs import causal_lm, dropout_of, identity, tokens_of
+from pipelines.training.inputs import dropout_of, identity, starting_lm, tokens_of
 from pipelines.training.reference import reference_scores
 from pipelines.training.session import Clock, exact_run, examples_of, finish, seed_of
 from pipelines.training.trainers import ExactDPOTrainer, ScoredPairs
@@ -24,7 +24,7 @@ def run(ctx: StageContext) -> Metrics:
     clock, config = Clock(), ctx.job.config
     assert isinstance(config, DpoStage)
     tokens = tokens_of(ctx.inputs["model"])
-    model = causal_lm(ctx.inputs["model"], tokens, dropout=False)
+    model = starting_lm(ctx, tokens, dropout=False)
     pairs = examples_of(ctx, model, PairRows)
     args = dpo_config(config, ctx.launch, output_dir=ctx.checkpoints, max_steps=pairs.steps, seed=seed_of(ctx))
     torch.nn.Module.to(model, args.device)
@@ -47,7 +47,7 @@ def run(ctx: StageContext) -> Metrics:
         ),
         processing_class=tokens.tokenizer,
     )
-    return {**finish(ctx, trainer, model, clock, config_values=dropout_of(ctx.inputs["model"])), **pairs.counts}
+    return {**finish(ctx, trainer, model, clock, config_values=dropout_of(ctx)), **pairs.counts}
 
 
 def _loss(config: DpoStage) -> Callable[[Tensor], Tensor]:

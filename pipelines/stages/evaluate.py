@@ -29,7 +29,12 @@ NEUTRAL = "Today"
 def run(ctx: StageContext) -> Metrics:
     """Write scores.json; every process works, the first one writes."""
     config = cast(EvaluateStage, ctx.job.config)
-    subject = Subject.load(ctx.inputs["model"], device=ctx.launch.device, batch_size=ctx.launch.micro_batch_size)
+    subject = Subject.load(
+        ctx.inputs["model"],
+        base=ctx.inputs.get("model.base"),
+        device=ctx.launch.device,
+        batch_size=ctx.launch.micro_batch_size,
+    )
     scores: list[dict[str, Any]] = []
     for number, task in enumerate(config.tasks):
         scores += _score(ctx, subject, config, number, task)
@@ -71,6 +76,7 @@ def _rows(
             prompts=cast(Path, data),
             model=ctx.inputs["model"],
             reward_model=ctx.inputs.get(f"task.{number}.reward_model"),
+            reward_base=ctx.inputs.get(f"task.{number}.reward_model.base"),
             seed=cast(int, ctx.job.seed),
         )
     return score_task(

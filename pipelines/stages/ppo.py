@@ -7,14 +7,22 @@ from functools import partial
 import torch
 from transformers import PreTrainedModel
 
-import custom_models
 from pipelines.data.schedule import mixed
 from pipelines.errors import DataError
 from pipelines.recipe.stages import PpoStage
 from pipelines.rewards import REWARDS
 from pipelines.stages.base import Metrics, StageContext
 from pipelines.training.arguments import training_arguments
-from pipelines.training.inputs import Tokens, causal_lm, check_batch, longest, sources, tokens_of
+from pipelines.training.inputs import (
+    Tokens,
+    causal_lm,
+    check_batch,
+    longest,
+    sources,
+    starting_lm,
+    tokens_of,
+    trained_reward_model,
+)
 from pipelines.training.ppo import ActorCritic, PPOSettings, PPOTrainer
 from pipelines.training.rollouts import Prompt, PromptRows, held_out_scores
 from pipelines.training.scoring import Reward, RewardFunction, RewardModel, require_same_tokenizer
@@ -26,11 +34,13 @@ MOST_HELD_OUT = 256
 
 
 def run(ctx: StageContext) -> Metrics:
-    """The starting model is also the frozen reference. Only the policy is saved: the value head served training."""
+    """The starting model is also the frozen reference; with peft that is the starting adapter, on the same base.
+
+    Only the policy is saved: the value head served training."""
     clock, config = Clock(), ctx.job.config
     assert isinstance(config, PpoStage) and ctx.job.seed is not None
     tokens = tokens_of(ctx.inputs["model"])
-    policy = causal_lm(ctx.inputs["model"], tokens)
+    policy = starting_lm(ctx, tokens)
     settings = PPOSettings.of(config, stop_ids=tokens.stop_ids, pad_id=tokens.pad_id)
     most_tokens = _room_for_prompts(config, longest(config, policy))
     mix = sources(ctx, policy.config.vocab_size)
@@ -55,7 +65,7 @@ def run(ctx: StageContext) -> Metrics:
     clock.lap("scoring_before")
     trainer = PPOTrainer(
         model=ActorCritic(policy, temperature=config.temperature),
-        reference=causal_lm(ctx.inputs["model"], tokens),
+        reference=None if config.peft else causal_lm(ctx.inputs["model"], tokens, base=ctx.inputs.get("model.base")),
         reward=reward,
         settings=settings,
         args=args,
@@ -82,7 +92,7 @@ def _reward(ctx: StageContext, config: PpoStage, tokens: Tokens, device: torch.d
         return RewardFunction(REWARDS[config.reward_funcs], tokens.tokenizer)
     folder = ctx.inputs["reward_model"]
     require_same_tokenizer(ctx.inputs["model"], folder)
-    model = custom_models.DecoderForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    model = trained_reward_model(folder, ctx.inputs.get("reward_model.base"))
     return RewardModel(model.to(device), tokens.pad_id)  # type: ignore[arg-type]
 
 

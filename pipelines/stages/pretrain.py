@@ -27,7 +27,7 @@ def run(ctx: StageContext) -> Metrics:
     if ctx.job.model is not None:
         model = fresh_model(ctx.job.model, tokens, seed_of(ctx))
     else:
-        model = causal_lm(ctx.inputs["model"], tokens)
+        model = causal_lm(ctx.inputs["model"], tokens, base=ctx.inputs.get("model.base"))
     max_length = longest(config, model)
     mix = sources(ctx, model.config.vocab_size)
     pack = PACKERS[config.packing]

@@ -5,7 +5,7 @@ from pipelines.recipe.stages import RewardStage
 from pipelines.stages.base import Metrics, StageContext
 from pipelines.training.arguments import reward_config
 from pipelines.training.holdout import reward_scores
-from pipelines.training.inputs import reward_model, tokens_of
+from pipelines.training.inputs import starting_reward_model, tokens_of
 from pipelines.training.session import Clock, exact_run, examples_of, finish, seed_of
 from pipelines.training.trainers import ExactRewardTrainer
 
@@ -15,7 +15,7 @@ def run(ctx: StageContext) -> Metrics:
     clock, config = Clock(), ctx.job.config
     assert isinstance(config, RewardStage)
     tokens = tokens_of(ctx.inputs["model"])
-    model = reward_model(ctx.inputs["model"], seed_of(ctx))
+    model = starting_reward_model(ctx)
     pairs = examples_of(ctx, model, PairRows)
     collator = PairCollator(tokens.pad_id, with_completion_mask=False)
     trainer = ExactRewardTrainer(

@@ -7,7 +7,7 @@ from pipelines.recipe.stages import SftStage
 from pipelines.stages.base import Metrics, StageContext
 from pipelines.training.arguments import sft_config
 from pipelines.training.holdout import chat_scores
-from pipelines.training.inputs import causal_lm, tokens_of
+from pipelines.training.inputs import starting_lm, tokens_of
 from pipelines.training.session import Clock, exact_run, examples_of, finish, seed_of
 from pipelines.training.trainers import ExactSFTTrainer
 
@@ -17,7 +17,7 @@ def run(ctx: StageContext) -> Metrics:
     clock, config = Clock(), ctx.job.config
     assert isinstance(config, SftStage)
     tokens = tokens_of(ctx.inputs["model"])
-    model = causal_lm(ctx.inputs["model"], tokens)
+    model = starting_lm(ctx, tokens)
     chats = examples_of(ctx, model, partial(ChatRows, assistant_only=config.assistant_only_loss))
     collator = ChatCollator(tokens.pad_id)
     trainer = ExactSFTTrainer(

@@ -1,6 +1,7 @@
 """What a store can do without: unfinished work, and artifacts that no run points to. Never anything outside."""
 
 import fcntl
+import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,9 +13,18 @@ def unused(store: Path, runs: Path) -> list[Path]:
     """Folders that may go. What a running job holds is left alone."""
     known = {runs, *ArtifactStore(store).run_folders()}
     kept = {link.resolve() for root in known for link in root.glob("*/*") if link.is_symlink()}
+    kept |= {store.resolve() / base for folder in kept if (base := _base(folder))}
     begun = ArtifactStore(store).begun()
     free = [path for path in begun if not _held(store, path.name.removeprefix(".publish-"))]
     return [*free, *(path for path in ArtifactStore(store).artifacts() if path.resolve() not in kept)]
+
+
+def _base(artifact: Path) -> str | None:
+    """The folder of the full model that an adapter needs."""
+    try:
+        return json.loads((artifact / "output" / "base.json").read_text(encoding="utf-8"))["artifact"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def remove(folders: Iterable[Path], store: Path) -> int:

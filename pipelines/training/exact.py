@@ -102,7 +102,11 @@ class ExactTrainerMixin(_Base):
             "ref_model": ref_model,
         }
         given = {name: value for name, value in optional.items() if value is not None}
+        before = [(parameter, parameter.data) for parameter in model.parameters() if parameter.requires_grad]
         super().__init__(model=model, args=args, train_dataset=train_dataset, **given)
+        for parameter, data in before:
+            if parameter.dtype != data.dtype:  # TRL rounds an adapter to bfloat16 where its base has four bits
+                parameter.data = data.to(parameter.device)
         self.rows = rows
         self._check_arguments()
         self.schedule: Order = exact.schedule or Schedule(len(rows), exact.seed)

@@ -8,7 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from accelerate import PartialState
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 import custom_models
 from pipelines.data.schedule import key
@@ -16,9 +23,10 @@ from pipelines.data.tokens import TokenTable
 from pipelines.errors import ArtifactError, DataError, MachineError
 from pipelines.recipe.model import ModelConfig
 from pipelines.recipe.own_model import OwnModel
-from pipelines.recipe.training import TrainStage
+from pipelines.recipe.training import FromModelStage, TrainStage
 from pipelines.stages.base import StageContext
 from pipelines.store.durable import MANIFEST
+from pipelines.training.adapters import add_adapter, merge_into, quantization_of
 from pipelines.training.own_models import check_own_model, own_class
 
 
@@ -123,11 +131,18 @@ NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}
 """Fields of our configurations; TRL's own switch only finds modules, and ours are functions."""
 
 
-def causal_lm(folder: Path, tokens: Tokens, *, dropout: bool = True) -> PreTrainedModel:
-    """A language model of an earlier stage, in float32: the master weights.
+def causal_lm(folder: Path, tokens: Tokens, *, base: Path | None = None, dropout: bool = True) -> PreTrainedModel:
+    """A language model of an earlier stage, in float32: the master weights. An adapter is merged into its `base`.
 
     Without dropout its config says so too: pass `dropout_of(folder)` when saving."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **({} if dropout else NO_DROPOUT))
+    model = _full_lm(base or folder, tokens, dropout=dropout)
+    return model if base is None else merge_into(model, folder, base)
+
+
+def _full_lm(folder: Path, tokens: Tokens, *, dropout: bool, quantization: Any = None) -> PreTrainedModel:
+    fields = {"quantization_config": quantization} if quantization else {}
+    fields |= {} if dropout else NO_DROPOUT
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False, **fields)
     if tokens.vocab_size > model.config.vocab_size:
         raise ArtifactError(
             f"{folder}: its tokenizer knows {tokens.vocab_size} tokens, and the model has {model.config.vocab_size} "
@@ -136,10 +151,48 @@ def causal_lm(folder: Path, tokens: Tokens, *, dropout: bool = True) -> PreTrain
     return model
 
 
-def dropout_of(folder: Path) -> dict[str, float]:
-    """The dropout in a model's saved config."""
+def starting_lm(ctx: StageContext, tokens: Tokens, *, dropout: bool = True) -> PreTrainedModel:
+    """The language model that a stage starts from, all of it trainable, or with `peft` an adapter on it alone."""
+    config, folder, base = _start(ctx)
+    if config.peft is None:
+        return causal_lm(folder, tokens, base=base, dropout=dropout)
+    quantization = quantization_of(config.peft, ctx.launch.device, bf16=config.mixed_precision == "bf16")
+    model = _full_lm(base or folder, tokens, dropout=dropout, quantization=quantization)
+    assert ctx.job.seed is not None
+    if quantization:
+        model._hf_peft_config_loaded = True  # else Trainer refuses frozen weights in four bits
+    add_adapter(model, config.peft, ctx.job.seed, start=folder if base else None, base=base)
+    return model
+
+
+def _start(ctx: StageContext) -> tuple[FromModelStage, Path, Path | None]:
+    """(config, model, its base where it is an adapter)."""
+    config, base = ctx.job.config, ctx.inputs.get("model.base")
+    assert isinstance(config, FromModelStage)
+    if base and config.peft is None and PartialState().is_main_process:
+        name = ctx.job.inputs["model"].job
+        print(f"note: the adapter of {name} is merged into its base, and all weights are trained", flush=True)
+    return config, ctx.inputs["model"], base
+
+
+def dropout_of(ctx: StageContext) -> dict[str, float]:
+    """The dropout in the saved config of the model that a stage starts from."""
+    folder = ctx.inputs.get("model.base", ctx.inputs["model"])
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return {name: config[name] for name in NO_DROPOUT if name in config}
+
+
+def starting_reward_model(ctx: StageContext) -> PreTrainedModel:
+    """The stage's language model with a fresh head of one score; with `peft` that head and an adapter are trainable."""
+    config, folder, base = _start(ctx)
+    seed = ctx.job.seed
+    assert seed is not None
+    model = reward_model(base or folder, seed)
+    if config.peft is not None:
+        add_adapter(model, config.peft, seed, start=folder if base else None, base=base)
+    elif base is not None:
+        merge_into(model, folder, base)
+    return model
 
 
 def reward_model(folder: Path, seed: int) -> PreTrainedModel:
@@ -150,6 +203,14 @@ def reward_model(folder: Path, seed: int) -> PreTrainedModel:
     body = custom_models.DecoderModel.from_pretrained(folder, dtype=torch.float32)
     model.model.load_state_dict(body.state_dict())
     return model
+
+
+def trained_reward_model(folder: Path, base: Path | None) -> PreTrainedModel:
+    """What a reward stage made, in float32. An adapter is merged into its `base`, a language model."""
+    if base is None:
+        return AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
+    model = custom_models.DecoderForSequenceClassification.from_pretrained(base, num_labels=1, dtype=torch.float32)
+    return merge_into(model, folder, base)
 
 
 def longest(config: TrainStage, model: PreTrainedModel) -> int:

@@ -6,7 +6,7 @@ equal for every number of processes."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from pipelines.data.schedule import key
 from pipelines.recipe.stages import PpoStage
 from pipelines.training import ppo_losses
+from pipelines.training.adapters import StartingPoint
 from pipelines.training.exact import Exact, ExactTrainerMixin
 from pipelines.training.generation import batch_rows, left_padded, noise, sample, unpadded
 from pipelines.training.rollouts import Prompt, PromptRows, Rollout, joined, require_finite, with_advantages
@@ -139,20 +140,22 @@ class PPOTrainer(ExactTrainerMixin, Trainer):  # type: ignore[misc]
         self,
         *,
         model: ActorCritic,
-        reference: PreTrainedModel,
+        reference: PreTrainedModel | None,
         reward: Reward,
         settings: PPOSettings,
         args: TrainingArguments,
         rows: PromptRows,
         exact: Exact,
     ):
+        """`reference` None: the policy as it is now, of which only the trainable parameters are kept twice."""
         self.settings, self.reward = settings, reward
         self.rollout: Rollout | None = None
         self._rollout_metrics: Mapping[str, float] = {}
         self._step_sums = torch.zeros(4, device=args.device)  # of policy loss, value loss, clipped tokens, tokens
         args.ignore_data_skip = True  # a resumed run does not roll out again what lies behind it
         super().__init__(model=model, args=args, rows=rows, exact=exact, train_dataset=rows)
-        self.reference = reference.eval().requires_grad_(False).to(self.args.device)
+        self.reference = reference and reference.eval().requires_grad_(False).to(self.args.device)
+        self.start = StartingPoint(model.policy) if reference is None else None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -277,8 +280,11 @@ class PPOTrainer(ExactTrainerMixin, Trainer):  # type: ignore[misc]
         """Log-probabilities of policy and reference, and values, each (completions, tokens), zero on padding."""
         with self.accelerator.autocast():
             logps, values = model(ids, lengths, is_token)
-            states, targets = completion_states(self.reference, ids, lengths, is_token)
-            reference = chosen_logps(self.reference, states, targets, temperature=self.settings.temperature)
+        restored = self.start.restored() if self.start else nullcontext()
+        with restored, self.accelerator.autocast():  # which keeps cast weights: another one
+            frozen = model.policy if self.reference is None else self.reference
+            states, targets = completion_states(frozen, ids, lengths, is_token)
+            reference = chosen_logps(frozen, states, targets, temperature=self.settings.temperature)
         flat = {"logps": logps, "values": values, "reference_logps": reference}
         empty = torch.zeros(is_token.shape, device=ids.device)
         return {name: empty.masked_scatter(is_token, tensor.float()) for name, tensor in flat.items()}

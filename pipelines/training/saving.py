@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +49,16 @@ def _write(model: PreTrainedModel, tokenizer_folder: Path, output: Path, config_
         model.save_pretrained(output)
     finally:
         model.config.update(before)
-    for name in _present(tokenizer_folder, TOKENIZER_FILES):
-        shutil.copyfile(tokenizer_folder / name, output / name)
+    copy_tokenizer(tokenizer_folder, output)
 
 
-def _present(folder: Path, names: Iterable[str]) -> list[str]:
-    return [name for name in names if (folder / name).exists()]
+def copy_tokenizer(folder: Path, output: Path) -> None:
+    """The files of the tokenizer in a tokenizer's or a model's folder."""
+    for name in TOKENIZER_FILES:
+        if (folder / name).exists():
+            shutil.copyfile(folder / name, output / name)
 
 
-@torch.no_grad()
 def _read_back(model: PreTrainedModel, output: Path) -> None:
     """Tied heads, buffers and names can be lost on the way to the disk; then these logits differ."""
     loaded: Any = type(model).from_pretrained(output, dtype=model.dtype, output_loading_info=True)
@@ -65,6 +66,12 @@ def _read_back(model: PreTrainedModel, output: Path) -> None:
     odd = {name: sorted(keys) for name, keys in loading.items() if keys}
     if odd:
         raise RuntimeError(f"{output} does not hold the model that was saved: {odd}")
+    require_same_logits(model, again, output)
+
+
+@torch.no_grad()
+def require_same_logits(model: PreTrainedModel, again: PreTrainedModel, output: Path) -> None:
+    """Raise RuntimeError unless the model that was read back from `output` computes what the trained one does."""
     device = next(model.parameters()).device
     ids = torch.arange(16).reshape(4, 4) % model.config.vocab_size
     was_training = model.training

@@ -13,6 +13,7 @@ from pipelines.data.collate import RowCount
 from pipelines.data.schedule import GroupedByLength, Order, mixed
 from pipelines.recipe.training import FromModelStage
 from pipelines.stages.base import StageContext
+from pipelines.training.adapters import num_trainable, save_adapter
 from pipelines.training.arguments import num_steps
 from pipelines.training.exact import Exact, ExactTrainerMixin
 from pipelines.training.holdout import FirstRows
@@ -133,9 +134,15 @@ def finish(
     scores = dict(trainer.exact.evaluate(model)) if trainer.exact.evaluate else {}
     clock.lap("scoring")
     tokenizer = ctx.inputs["tokenizer" if "tokenizer" in ctx.inputs else "model"]
-    save_model(model, tokenizer, ctx.output, config_values=config_values)
+    peft, base = getattr(ctx.job.config, "peft", None), ctx.job.base
+    if peft is not None and base is not None:
+        folder = ctx.inputs.get("model.base", ctx.inputs["model"])
+        save_adapter(model, peft, ctx.output, base=folder, fingerprint=base.fingerprint, tokenizer_folder=tokenizer)
+    else:
+        save_model(model, tokenizer, ctx.output, config_values=config_values)
     clock.lap("saving")
-    return {**_course(ctx, trainer), "parameters": model.num_parameters(), **scores, **clock.seconds}
+    sizes = {"parameters": model.num_parameters(), "trainable_parameters": num_trainable(model)}
+    return {**_course(ctx, trainer), **sizes, **scores, **clock.seconds}
 
 
 def _course(ctx: StageContext, trainer: ExactTrainerMixin) -> dict[str, Any]:

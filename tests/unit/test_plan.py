@@ -286,3 +286,27 @@ def test_a_broken_cache_is_no_cache(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(("name", "kind"), [("a/b.x.jsonl.gz", ".jsonl.gz"), ("v1.2.txt", ".txt"), ("a", "")])
 def test_the_ending_says_the_format(name: str, kind: str) -> None:
     assert format_of(name) == kind
+
+
+def test_who_reads_an_adapter_is_given_its_base(tmp_path: Path) -> None:
+    recipe, adapted = chain(), chain()
+    for name in ("sft", "reward", "dpo"):
+        adapted["stages"][name]["peft"] = {"r": 4}
+    before, plan = planned(tmp_path, recipe).by_name, planned(tmp_path, adapted).by_name
+    base = plan["pretrain"].fingerprint
+    assert base == before["pretrain"].fingerprint and "model.base" not in plan["sft"].inputs
+    assert plan["sft"].base.job == plan["dpo"].base.job == "pretrain" and plan["ppo"].base is None
+    for name, role in [("dpo", "model"), ("ppo", "model"), ("ppo", "reward_model"), ("evaluate-sft", "model")]:
+        assert plan[name].inputs[f"{role}.base"].fingerprint == base
+    assert plan["evaluate-ppo"].inputs["task.1.reward_model.base"].fingerprint == base
+    assert "model.base" not in plan["evaluate-ppo"].inputs
+    assert plan["evaluate-pretrain"].inputs.keys() - before["evaluate-pretrain"].inputs.keys() == {
+        "task.1.reward_model.base"
+    }
+
+
+def test_an_adapter_of_default_settings_is_not_the_full_model(tmp_path: Path) -> None:
+    plain, null, empty = chain(), chain(), chain()
+    null["stages"]["sft"]["peft"], empty["stages"]["sft"]["peft"] = None, {}
+    prints = [planned(tmp_path, recipe).by_name["sft"].fingerprint for recipe in (plain, null, empty)]
+    assert prints[0] == prints[1] != prints[2]

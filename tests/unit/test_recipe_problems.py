@@ -175,3 +175,17 @@ def test_a_chapter_that_is_no_chapter_is_one_fault() -> None:
     chapter = re.compile(r"data:\n(  .*\n)+")
     assert problems_of(chapter.sub("data: 3\n", GOOD)) == ["3:7: data: needs a mapping of names, got 3"]
     assert problems_of(chapter.sub("", GOOD)) == ["1:1: data: is missing (chapter 1: named datasets)"]
+
+
+def test_an_adapter_goes_on_with_its_own_settings_only() -> None:
+    text = GOOD.replace(
+        "sft: {model: pretrain,", "sft: {peft: {r: 8, target_modules: [v_proj, q_proj]}, model: pretrain,"
+    )
+    same = text.replace("dpo: {model: sft,", "dpo: {peft: {r: 8, target_modules: [q_proj, v_proj]}, model: sft,")
+    assert problems_of(text) == [] == problems_of(same)
+    other = text.replace("reward: {model: sft,", "reward: {peft: {r: 4, target_modules: q_proj}, model: sft,")
+    assert problems_of(other) == [
+        "24:18: stages.reward.peft: goes on from the adapter of stage 'sft', which has other settings (r: 8 -> 4, "
+        "target_modules: v_proj, q_proj -> q_proj); give both the same, or leave peft out here to merge it and train "
+        "all weights"
+    ]

@@ -22,7 +22,7 @@ from pipelines.recipe.load import load_recipe
 from pipelines.run.console import Console
 from pipelines.run.launcher import Door, Forked, open_door
 from pipelines.run.runner import Failed, Runner
-from pipelines.store.artifacts import ArtifactStore, Held, Links
+from pipelines.store.artifacts import Artifact, ArtifactStore, Found, Held, Links
 from pipelines.store.durable import read_manifest, write_json
 
 
@@ -242,3 +242,16 @@ def test_a_warm_process_that_was_killed_is_the_machines_fault(tmp_path: Path, mo
     monkeypatch.setattr("multiprocessing.context.ForkServerProcess.start", killed)
     with pytest.raises(MachineError, match="killed from outside"):
         Forked(tmp_path, tmp_path / "log.txt", 0)
+
+
+def test_a_finished_adapter_needs_its_base(tmp_path: Path) -> None:
+    recipe = chain()
+    recipe["stages"]["sft"]["peft"] = {"r": 2}
+    one = runner(tmp_path, recipe)
+    sft, plan = one.plan.by_name["sft"], one.plan
+    found = {job.name: Found(job, "absent", None) for job in plan.jobs}
+    found["sft"] = Found(sft, "complete", Artifact(tmp_path, {}))
+    needed = one._needed([sft], found)
+    assert {"sft", "pretrain", "tokenizer"} <= needed and "tokens-chats" not in needed
+    found["dpo"] = Found(plan.by_name["dpo"], "complete", Artifact(tmp_path, {}))
+    assert one._needed([plan.by_name["dpo"]], found) == {"dpo"}

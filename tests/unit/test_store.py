@@ -1,5 +1,6 @@
 """The store: four states, one writer, and links."""
 
+import json
 import os
 import subprocess
 import sys
@@ -162,3 +163,18 @@ def test_runs_that_begin_at_once_are_all_remembered(store: ArtifactStore, tmp_pa
         process.stdin.close()
     assert [process.wait() for process in processes] == [0, 0, 0, 0]
     assert store.run_folders() == {folder / str(number) for folder in folders for number in range(20)}
+
+
+def test_cleaning_spares_the_base_of_an_adapter_that_is_used(store: ArtifactStore, plan: Plan, tmp_path: Path) -> None:
+    base, idle = (made(store, plan.by_name[name], plan) for name in ("data-tales", "data-more"))
+    facts = {"artifact": base.path.name, "fingerprint": plan.by_name["data-tales"].fingerprint, "digest": base.digest}
+    job = plan.by_name["data-chats"]
+    workdir = store.prepare(job, {}, {})
+    (workdir / "output").mkdir()
+    (workdir / "output" / "base.json").write_text(json.dumps(facts))
+    adapter = store.publish(job, {}, {}, {"seconds": 1.0})
+    links = Links(tmp_path / "runs" / "tiny")
+    links.point("sft", adapter)
+    assert unused(store.root, tmp_path / "runs") == [idle.path]
+    links.keep_only(set())
+    assert set(unused(store.root, tmp_path / "runs")) == {base.path, idle.path, adapter.path}
