@@ -30,7 +30,7 @@ class Estimate:
 def estimate(plan: Plan, job: Job) -> Estimate:
     """The estimate of a training job; nothing for others."""
     config, model = job.config, plan.recipe.model
-    if not isinstance(config, TrainStage) or model is None:
+    if not isinstance(config, TrainStage) or model is None or _is_outside(plan, job):
         return Estimate()
     tokenizers = [stage for stage in plan.recipe.stages.values() if isinstance(stage, TokenizerStage)]
     size = parameters(model, max((stage.vocab_size for stage in tokenizers), default=0))
@@ -41,6 +41,13 @@ def estimate(plan: Plan, job: Job) -> Estimate:
         flops=6.0 * size * tokens if tokens else None,
         disk_bytes=4 * size * (_CHECKPOINTS * _STATES + 1),
     )
+
+
+def _is_outside(plan: Plan, job: Job) -> bool:
+    """Whether its weights come from a model made elsewhere, whose size is known once it is here."""
+    while "model" in job.inputs:
+        job = plan.by_name[job.inputs["model"].job]
+    return job.kind == "model"
 
 
 def parameters(model: ModelConfig, vocab_size: int) -> int:

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from pipelines.errors import KeyPath, Problem, RecipeError
+from pipelines.plan.derived import DataJob, ModelJob, Source, TokensJob, first_user, outside_models, starts_outside
 from pipelines.plan.files import format_of
-from pipelines.plan.pins import Pins
-from pipelines.recipe.base import ArtifactKind, Consumes, LocalFile, Reads, Section
-from pipelines.recipe.data import MICROWORLD_VERSION, Dataset, Format
+from pipelines.plan.pins import Pins, model_key
+from pipelines.recipe.base import Consumes, LocalFile, OutsideModel, Reads, Section
+from pipelines.recipe.data import MICROWORLD_VERSION, Dataset
 from pipelines.recipe.model import ModelConfig
-from pipelines.recipe.paths import chat_template, expand
+from pipelines.recipe.paths import chat_template, expand, model_files
 from pipelines.recipe.root import Recipe
 from pipelines.recipe.stages import (
     REWARD_FUNCTIONS,
@@ -27,31 +28,22 @@ from pipelines.recipe.stages import (
     PretrainStage,
     RewardStage,
     SftStage,
-    StageConfig,
     TokenizerStage,
 )
 from pipelines.recipe.task_files import find_task
 from pipelines.recipe.tree import format_path
 
-
-class DataJob(StageConfig):
-    """Derived from an entry of `data`: fetch, parse, account for every row, split off the holdout."""
-
-    produces = ArtifactKind.DATASET
-    kind: Literal["data"] = "data"
-    dataset: Dataset
-
-
-class TokensJob(StageConfig):
-    """Derived from a (dataset, tokenizer) pair: ids with document boundaries, not packed."""
-
-    produces = ArtifactKind.TOKENS
-    kind: Literal["tokens"] = "tokens"
-    format: Format
-
-
 JobConfig = Annotated[
-    DataJob | TokensJob | TokenizerStage | PretrainStage | SftStage | RewardStage | DpoStage | PpoStage | EvaluateStage,
+    DataJob
+    | ModelJob
+    | TokensJob
+    | TokenizerStage
+    | PretrainStage
+    | SftStage
+    | RewardStage
+    | DpoStage
+    | PpoStage
+    | EvaluateStage,
     Field(discriminator="kind"),
 ]
 
@@ -217,7 +209,8 @@ class _Planner:
         self.problems: list[Problem] = []
         """Of files and pins, which are told all together; a fault in the structure ends the planning at once."""
         self._open: list[str] = []
-        self._several_tokenizers = sum(stage.kind == "tokenizer" for stage in recipe.stages.values()) > 1
+        own = {name for name, stage in recipe.stages.items() if stage.kind == "tokenizer"}
+        self._several_tokenizers = len(own | {model.job for model in outside_models(recipe)}) > 1
 
     def stage(self, name: str) -> list[Job]:
         """The jobs of a stage: one, or one per model for an evaluation."""
@@ -233,7 +226,11 @@ class _Planner:
         files = {}
         if isinstance(config, TokenizerStage):
             files = self._template(name, config.chat_template)
-        elif self.recipe.model and config.max_length == self.recipe.model.max_position_embeddings:
+        elif (
+            self.recipe.model
+            and not starts_outside(self.recipe, name)
+            and config.max_length == self.recipe.model.max_position_embeddings
+        ):
             config = config.model_copy(update={"max_length": None})  # the default, written out
         fresh = isinstance(config, PretrainStage) and config.model is None
         self._open.remove(name)
@@ -272,16 +269,17 @@ class _Planner:
         tokenizer = self.tokenizer_of(name)
         inputs = {}
         if config.model is not None:
-            inputs["model"] = _read(self.stage(config.model)[0])
+            inputs["model"] = _read(self._source(config.model))
         if isinstance(config, PretrainStage):
-            inputs["tokenizer"] = _read(self.stage(tokenizer)[0])
+            inputs["tokenizer"] = _read(self._source(tokenizer))
         if isinstance(config, PpoStage):
             inputs |= self._rewarding(("stages", name, "reward_funcs"), config.reward_funcs, tokenizer, "reward_model")
         return inputs | _mixed([(self._tokens(data, tokenizer), share) for data, share in config.data.items()])
 
-    def _evaluation(self, name: str, config: EvaluateStage, model: str) -> Job:
+    def _evaluation(self, name: str, config: EvaluateStage, model: Source) -> Job:
         tokenizer = self.tokenizer_of(model)
-        inputs = {"model": _read(self.stage(model)[0])}
+        start = self._source(model)
+        inputs = {"model": _read(start)}
         files: dict[str, str] = {}
         reads_world = any(task.reward_funcs in REWARD_FUNCTIONS for task in config.tasks)
         for index, task in enumerate(config.tasks):
@@ -294,27 +292,32 @@ class _Planner:
                 key = ("stages", name, "tasks", index, "reward_funcs")
                 inputs |= self._rewarding(key, task.reward_funcs, tokenizer, f"task.{index}.reward_model")
         config = config.model_copy(update={"models": (model,)})
-        return self._add(f"{name}-{model}", name, config, inputs, files, reads_world=reads_world)
+        return self._add(f"{name}-{start.name}", name, config, inputs, files, reads_world=reads_world)
 
-    def _rewarding(self, key: KeyPath, function: str, tokenizer: str, role: str) -> dict[str, Input]:
+    def _rewarding(self, key: KeyPath, function: str, tokenizer: Source, role: str) -> dict[str, Input]:
         if function in REWARD_FUNCTIONS:
             return {}
         other = self.tokenizer_of(function)
-        if self.stage(other)[0].fingerprint != self.stage(tokenizer)[0].fingerprint:
+        if self._source(other).fingerprint != self._source(tokenizer).fingerprint:
             message = (
                 f"reward model '{function}' reads tokens of '{other}', but what it scores is made of '{tokenizer}'"
             )
             raise self._problem(key, f"{message}; give both the same tokenizer")
         return {role: _read(self.stage(function)[0])}
 
-    def tokenizer_of(self, name: str) -> str:
-        """The tokenizer stage behind a stage: its own, that of the weights it starts from, or the only one."""
+    def tokenizer_of(self, name: Source) -> Source:
+        """The tokenizer behind a stage: its own, that of the weights it starts from, or the only stage's. A model made
+        elsewhere has its own."""
+        if isinstance(name, OutsideModel):
+            return name
         seen = [name]
         while True:
             config: Any = self.recipe.stages[seen[-1]]
             own, start = getattr(config, "tokenizer", None), getattr(config, "model", None)
             if own is not None:
                 return own
+            if isinstance(start, OutsideModel):
+                return start
             if start is None:
                 break
             if start in seen:
@@ -326,11 +329,28 @@ class _Planner:
         which = f"choose one of {', '.join(tokenizers)}" if tokenizers else "add a tokenizer stage"
         raise self._problem(("stages", seen[-1]), f"needs a tokenizer; {which}")
 
-    def _tokens(self, dataset: str, tokenizer: str) -> Job:
-        name = f"tokens-{dataset}-{tokenizer}" if self._several_tokenizers else f"tokens-{dataset}"
+    def _source(self, source: Source) -> Job:
+        """The job that makes a model or a tokenizer."""
+        if isinstance(source, str):
+            return self.stage(source)[0]
+        model, files = source, {}
+        if model.path is not None:
+            files = {str(path): self.digest(path) for path in model_files(self.path.resolve().parent / model.path)}
+        elif not model.revision and self.pins is not None:
+            pinned = self.pins.get(model_key(model.hub or ""))
+            if pinned is None:
+                key = ("stages", first_user(self.recipe, model))
+                self._note(key, f"the commit of '{model}' is not pinned yet; `make data` pins it")
+            else:
+                model = model.model_copy(update={"revision": pinned["revision"]})
+        return self._add(source.job, source.job, ModelJob(model=model), {}, files)
+
+    def _tokens(self, dataset: str, tokenizer: Source) -> Job:
+        made_by = self._source(tokenizer)
+        name = f"tokens-{dataset}-{made_by.name}" if self._several_tokenizers else f"tokens-{dataset}"
         if name in self.jobs:
             return self.jobs[name]
-        inputs = {"dataset": _read(self._data(dataset)), "tokenizer": _read(self.stage(tokenizer)[0])}
+        inputs = {"dataset": _read(self._data(dataset)), "tokenizer": _read(made_by)}
         return self._add(name, dataset, TokensJob(format=self.recipe.data[dataset].format), inputs)
 
     def _data(self, name: str) -> Job:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipelines.errors import DataError, KeyPath
 from pipelines.recipe import paths
-from pipelines.recipe.base import ArtifactKind, Consumes, Reads, Section
+from pipelines.recipe.base import ArtifactKind, Consumes, OutsideModel, Reads, Section
 from pipelines.recipe.data import FILE_KINDS, PACKED, Dataset
 from pipelines.recipe.fits import find_wrong_launch
 from pipelines.recipe.outline import UNKNOWN, Fault, Outline, given
@@ -47,6 +47,7 @@ def find_wrong_references(outline: Outline, recipe_path: Path) -> Iterator[Fault
             case EvaluateStage():
                 yield from _tasks(at, stage, outline)
                 yield from _task_files(at, stage, recipe_path)
+        yield from _outside_models(at, stage, recipe_path)
         if isinstance(stage, PretrainStage):
             yield from _random_start(at, stage, outline)
     yield from _circles(outline)
@@ -122,11 +123,11 @@ def _stages_named(at: KeyPath, section: Section, outline: Outline) -> Iterator[F
         value = given(section, field)
         many = isinstance(value, tuple)
         for index, name in enumerate(value if many else (value,)):
-            if not isinstance(name, str):
-                continue
             where = (*at, field, index) if many else (*at, field)
             if many and name in value[:index]:
                 yield Fault(where, f"'{name}' is named twice")
+            elif not isinstance(name, str):
+                continue
             else:
                 yield from _stage_named(where, name, consumes, outline)
 
@@ -158,6 +159,24 @@ def _references(stage: Section, outline: Outline) -> Iterator[tuple[KeyPath, str
             yield from ((("tasks", index, *path), name) for path, name in _references(task, outline))
 
 
+def _outside_models(at: KeyPath, stage: StageConfig, recipe_path: Path) -> Iterator[Fault]:
+    """Folders of models that are not there, or hold none."""
+    model = given(stage, "models" if isinstance(stage, EvaluateStage) else "model")
+    for index, source in enumerate(model if isinstance(model, tuple) else (model,)):
+        where = (*at, "models", index) if isinstance(model, tuple) else (*at, "model")
+        path = given(source, "path") if isinstance(source, OutsideModel) else None
+        if path and (missing := paths.missing_of_model(recipe_path.resolve().parent / path)):
+            yield Fault((*where, "path"), f"'{path}' has no {missing} (looked from {recipe_path.parent}/)")
+
+
+def _starts_outside(name: object, outline: Outline, seen: tuple[object, ...] = ()) -> bool:
+    """Whether the weights of a stage come from a model made elsewhere."""
+    if isinstance(name, OutsideModel):
+        return True
+    stage = outline.stages.get(name) if isinstance(name, str) and name not in seen else None
+    return stage is not None and _starts_outside(given(stage, "model"), outline, (*seen, name))
+
+
 def _circles(outline: Outline) -> Iterator[Fault]:
     """Each circle of stages once, at the first of its stages."""
     told: set[str] = set()
@@ -187,16 +206,15 @@ def _trail_back(start: str, outline: Outline) -> list[tuple[KeyPath, str]] | Non
 def _names(outline: Outline) -> Iterator[Fault]:
     """Jobs are named after stages and datasets, and every name stands for one job."""
     scored = {
-        f"{name}-{model}": name
+        f"{name}-{model.job if isinstance(model, OutsideModel) else model}": name
         for name, stage in outline.stages.items()
         if isinstance(stage, EvaluateStage)
         for model in given(stage, "models") or ()
     }
     for name in outline.stage_names:
-        if name.startswith(("data-", "tokens-")):
-            yield Fault(
-                ("stages", name), "names that start with data- or tokens- are taken; choose another", at_key=True
-            )
+        if name.startswith(("data-", "tokens-", "model-")):
+            taken = "model-" if name.startswith("model-") else "data- or tokens-"
+            yield Fault(("stages", name), f"names that start with {taken} are taken; choose another", at_key=True)
         elif name in scored:
             message = f"is also the name of the job that stage '{scored[name]}' makes; choose another"
             yield Fault(("stages", name), message, at_key=True)
@@ -211,7 +229,8 @@ def _random_start(at: KeyPath, stage: PretrainStage, outline: Outline) -> Iterat
 
 
 def _lengths(at: KeyPath, stage: TrainStage, outline: Outline) -> Iterator[Fault]:
-    positions = given(outline.model, "max_position_embeddings")
+    is_ours = not _starts_outside(at[1], outline)
+    positions = given(outline.model, "max_position_embeddings") if is_ours else None
     length = given(stage, "max_length")
     if positions and length and length > positions:
         yield Fault((*at, "max_length"), f"{length} is more than the model's max_position_embeddings ({positions})")
@@ -223,7 +242,8 @@ def _lengths(at: KeyPath, stage: TrainStage, outline: Outline) -> Iterator[Fault
 
 
 def _tasks(at: KeyPath, stage: EvaluateStage, outline: Outline) -> Iterator[Fault]:
-    positions = given(outline.model, "max_position_embeddings")
+    are_ours = not any(_starts_outside(model, outline) for model in given(stage, "models") or ())
+    positions = given(outline.model, "max_position_embeddings") if are_ours else None
     formats = {"bits_per_byte": "text", "reward": "prompt"}
     tasks = given(stage, "tasks") or ()
     for index, task in enumerate(tasks):
@@ -283,7 +303,8 @@ def _tokenizers(outline: Outline) -> Iterator[Fault]:
         parent = given(stage, "model") if isinstance(stage, PretrainStage) and own else None
         inherited = _tokenizer_of(parent, outline) if parent else None
         if inherited and inherited != own:
-            message = f"the model of stage '{parent}' has learnt the ids of '{inherited}', not of '{own}'"
+            whose = str(parent) if isinstance(parent, OutsideModel) else f"of stage '{parent}'"
+            message = f"the model {whose} has learnt the ids of '{inherited}', not of '{own}'"
             yield Fault((*at, "tokenizer"), message)
         yield from _tokenizers_of_rewards(at, stage, outline)
 
@@ -310,6 +331,8 @@ def _tokenizers_of_rewards(at: KeyPath, stage: StageConfig, outline: Outline) ->
 
 def _tokenizer_of(name: object, outline: Outline, seen: tuple[object, ...] = ()) -> str | None:
     """The tokenizer stage of a model, where it is certain."""
+    if isinstance(name, OutsideModel):
+        return str(name)
     stage = outline.stages.get(name) if isinstance(name, str) and name not in seen else None
     if isinstance(stage, FromModelStage):
         return _tokenizer_of(given(stage, "model"), outline, (*seen, name))

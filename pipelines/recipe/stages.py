@@ -13,6 +13,7 @@ from pipelines.recipe.base import (
     Consumes,
     Duration,
     LocalFile,
+    ModelSource,
     Section,
     TokenizerRef,
 )
@@ -140,7 +141,7 @@ class PretrainStage(TrainStage):
     """What is predicted: causal_lm, the next token."""
     duration: Annotated[Duration, AfterValidator(_no_rollouts)]
     model: CausalLMRef | None = None
-    """A stage to go on from; null starts from random weights."""
+    """A stage to go on from, or {hub: org/name} or {path: folder}; null starts from random weights."""
     tokenizer: TokenizerRef | None = None
     """A tokenizer stage. Default: the only one."""
     data: TextMixture
@@ -157,7 +158,7 @@ class FromModelStage(TrainStage):
     """A training stage that starts from another stage's weights."""
 
     model: CausalLMRef
-    """The stage whose weights this one starts from."""
+    """The stage whose weights this one starts from, or {hub: org/name} or {path: folder}."""
     duration: Annotated[Duration, AfterValidator(_no_tokens)]
     overlong: Overlong = "drop"
     """A row longer than max_length is dropped and counted, or its end is cut off and counted."""
@@ -300,8 +301,8 @@ class EvaluateStage(StageConfig):
     produces = ArtifactKind.SCORES
     draws = True
     kind: Literal["evaluate"]
-    models: Annotated[tuple[str, ...], Bare, Field(min_length=1), Consumes(ArtifactKind.CAUSAL_LM)]
-    """Stages to score, all on the same prompts."""
+    models: Annotated[tuple[ModelSource, ...], Bare, Field(min_length=1), Consumes(ArtifactKind.CAUSAL_LM)]
+    """Stages to score, or models made elsewhere, all on the same prompts."""
     tasks: Annotated[tuple[Annotated[TaskConfig, BeforeValidator(_bare_task)], ...], Bare, Field(min_length=1)]
     """Benchmarks: names, or {name, num_fewshot, limit, ...}."""
     apply_chat_template: bool = False
