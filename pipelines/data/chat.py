@@ -50,6 +50,11 @@ class ChatRenderer:
         template = file.read_text(encoding="utf-8") if file.is_file() else None
         return cls(tokenizer, template, info, name=str(folder / TEMPLATE))
 
+    @property
+    def has_template(self) -> bool:
+        """A tokenizer made elsewhere may have no words for conversations."""
+        return self._source is not None
+
     @cached_property
     def template(self) -> Template:
         """Made when a conversation comes: plain text needs none."""

@@ -228,9 +228,13 @@ def test_a_source_that_cannot_be_is_told_where_it_stands(tmp_path: Path, source:
 def test_it_is_trained_on_and_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     llama(tmp_path / "one")
-    path = str(write(tmp_path, recipe({"path": "one"})))
+    gpt2(tmp_path / "GPT 2")
+    made = recipe({"path": "one"})
+    made["stages"]["evaluate"]["models"].append({"path": "GPT 2"})
+    path = str(write(tmp_path, made))
     assert main(["run", path, "--store", "artifacts"]) == 0
     report = json.loads(Path("runs/tiny/report.json").read_text())
-    assert {score["stage"] for score in report["scores"]} == {"model-one", "sft"}
+    assert {score["stage"] for score in report["scores"]} == {"model-one", "sft", "model-gpt-2"}
+    assert "| model-gpt-2 |" in Path("runs/tiny/report.md").read_text().replace("\\", "")
     assert main(["export", path, "--stage", "sft", "--to", "out"]) == 0
     assert json.loads(Path("out/config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
