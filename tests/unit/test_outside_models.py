@@ -168,11 +168,13 @@ def test_a_model_of_the_hub_comes_from_the_cache_of_this_machine(hub: None, tmp_
         brought(tmp_path, tmp_path / "other", hub="org/other", revision=COMMIT)
 
 
-def test_a_model_of_the_hub_is_pinned_like_data(tmp_path: Path) -> None:
+def test_a_model_of_the_hub_is_pinned_like_data(hub: None, tmp_path: Path) -> None:
     path = write(tmp_path, recipe({"hub": "org/tiny"}))
     loaded = load_recipe(path)
     with pytest.raises(RecipeError, match=r"stages\.sft: the commit of 'org/tiny' is not pinned yet"):
         make_plan(loaded.recipe, path=path, digest=Digests(), pins={})
+    with pytest.raises(MachineError, match="cannot be reached to pin 'models/org/tiny'"):
+        pin(loaded.recipe, path)
     write_lock(path, {"models/org/tiny": {"revision": COMMIT}})
     pins = pin(loaded.recipe, path)
     plan = make_plan(loaded.recipe, path=path, digest=Digests(), pins=pins)
@@ -235,6 +237,7 @@ def test_it_is_trained_on_and_scored(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert main(["run", path, "--store", "artifacts"]) == 0
     report = json.loads(Path("runs/tiny/report.json").read_text())
     assert {score["stage"] for score in report["scores"]} == {"model-one", "sft", "model-gpt-2"}
-    assert "| model-gpt-2 |" in Path("runs/tiny/report.md").read_text().replace("\\", "")
+    table = Path("runs/tiny/report.md").read_text().partition("## Scores")[2].splitlines()[2]
+    assert {"model-one", "model-gpt-2", "sft"} <= {cell.strip() for cell in table.replace("\\", "").split("|")}
     assert main(["export", path, "--stage", "sft", "--to", "out"]) == 0
     assert json.loads(Path("out/config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
