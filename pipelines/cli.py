@@ -120,13 +120,13 @@ def _build(work: "_Work", name: str) -> int:
 
 
 def data(options: argparse.Namespace) -> int:
-    """Every dataset, fetched, checked and split; pins the commits of Hub data first."""
+    """Every dataset and outside model, fetched and checked; pins the commits of the Hub first."""
     from pipelines.plan.pins import pin
 
     loaded = _load(options)
     pin(loaded.recipe, loaded.path)
     work = _Work(options, loaded)
-    work.runner.run([job for job in work.plan.jobs if job.kind == "data"])
+    work.runner.run([job for job in work.plan.jobs if job.kind in ("data", "model")])
     return 0
 
 
@@ -247,7 +247,7 @@ class _Work:
     @cached_property
     def plan(self) -> "Plan":
         from pipelines.plan.files import Digests
-        from pipelines.plan.jobs import make_plan
+        from pipelines.plan.planner import make_plan
         from pipelines.recipe.lock import read_lock
 
         digests = Digests(self.options.store / ".digests.json")

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.plan.files import Digests
-from pipelines.plan.jobs import Job, Plan, make_plan
+from pipelines.plan.jobs import Job, Plan
+from pipelines.plan.planner import make_plan
 from pipelines.recipe.load import load_recipe
 from pipelines.store.artifacts import Artifact, ArtifactStore
 

@@ -7,7 +7,8 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from pipelines.plan.files import Digests
-from pipelines.plan.jobs import Plan, make_plan
+from pipelines.plan.jobs import Plan
+from pipelines.plan.planner import make_plan
 from pipelines.recipe.load import load_recipe
 
 TEXT = "The miller went to the well.\n\nAnna baked bread for the smith.\n\nThe smith thanked her.\n"

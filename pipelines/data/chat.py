@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from pipelines.data.template import Message, Piece, Template
+from pipelines.data.template import SPECIAL, Message, Piece, Template
 from pipelines.errors import ArtifactError, DataError
 
 TOKENIZER, TEMPLATE, INFO = "tokenizer.json", "chat_template.jinja", "info.json"
@@ -22,7 +22,7 @@ class ChatRenderer:
     What people say never becomes a control token, whatever it spells; the template's own tokens always do.
     """
 
-    def __init__(self, tokenizer: Tokenizer, template: str, info: dict[str, Any], *, name: str = TEMPLATE):
+    def __init__(self, tokenizer: Tokenizer, template: str | None, info: dict[str, Any], *, name: str = TEMPLATE):
         self.tokenizer, self.info, self._source, self._name = tokenizer, info, template, name
         # Special tokens in text are plain characters; this library knows no other way to say so.
         self.tokenizer.encode_special_tokens = True
@@ -39,18 +39,31 @@ class ChatRenderer:
     def load(cls, folder: Path) -> "ChatRenderer":
         """From a tokenizer artifact, or a model's folder: both hold the same files."""
         folder = Path(folder)
-        missing = [name for name in (TOKENIZER, TEMPLATE, INFO) if not (folder / name).is_file()]
+        missing = [name for name in (TOKENIZER, INFO) if not (folder / name).is_file()]
         if missing:
             raise ArtifactError(f"{folder}: {', '.join(missing)} missing; make the tokenizer again")
         info = json.loads((folder / INFO).read_text())
         tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
-        template = (folder / TEMPLATE).read_text(encoding="utf-8")
+        file = folder / TEMPLATE
+        if not file.is_file() and info.get("chat_template_sha256"):
+            raise ArtifactError(f"{folder}: {TEMPLATE} missing; make the tokenizer again")
+        template = file.read_text(encoding="utf-8") if file.is_file() else None
         return cls(tokenizer, template, info, name=str(folder / TEMPLATE))
+
+    @property
+    def has_template(self) -> bool:
+        """A tokenizer made elsewhere may have no words for conversations."""
+        return self._source is not None
 
     @cached_property
     def template(self) -> Template:
         """Made when a conversation comes: plain text needs none."""
-        template = Template(self._source, name=self._name, tokens=self._control)
+        if self._source is None:
+            raise DataError(f"{self._name}: the tokenizer has no chat template, so it has no words for conversations")
+        spelled = {number: token for token, number in self._control.items()}
+        ids = {"bos_token": self.bos_id, "eos_token": self.eos_id, "pad_token": self.pad_id}
+        special = {name: spelled.get(number, SPECIAL[name]) for name, number in ids.items()}
+        template = Template(self._source, name=self._name, tokens=self._control, special=special)
         if self._control.get(template.end_of_turn) != self.end_of_turn_id:
             raise ArtifactError(
                 f"{self._name}: ends a turn with {template.end_of_turn}, which is not what info.json says"

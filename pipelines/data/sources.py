@@ -64,7 +64,7 @@ def read_hub(
         if folder:
             yield from read_hub(repo, subset, split, revision=revision, cache=cache, local=folder)
             return
-        raise _hub_error(repo, error) from error
+        raise hub_error(repo, error) from error
     number = 0
     for batch in rows.with_format("arrow").iter(batch_size=1024):
         for row in batch.to_pylist():
@@ -84,7 +84,7 @@ def _cached_snapshot(repo: str, revision: str) -> Path | None:
         return None
 
 
-def _hub_error(repo: str, error: Exception) -> DataError | MachineError:
+def hub_error(repo: str, error: Exception) -> DataError | MachineError:
     """The Hub cannot be reached, or it says no: two different things to do."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 

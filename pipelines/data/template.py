@@ -32,9 +32,17 @@ class Piece:
 class Template:
     """A Jinja chat template, checked when it is made: DataError where no training rows could be had from it."""
 
-    def __init__(self, source: str, *, name: str, tokens: Iterable[str] | None = None):
-        """`tokens` are the strings that are tokens of their own; by default those that the template spells."""
-        self.source, self.name = source, name
+    def __init__(
+        self,
+        source: str,
+        *,
+        name: str,
+        tokens: Iterable[str] | None = None,
+        special: Mapping[str, str] = SPECIAL,
+    ):
+        """`tokens` are the strings that are tokens of their own; by default those that the template spells. `special`
+        are those that it has variables for."""
+        self.source, self.name, self.special = source, name, special
         self.environment = _environment()
         try:
             self.compiled = self.environment.from_string(source)
@@ -50,7 +58,7 @@ class Template:
     @property
     def writes_bos(self) -> bool:
         """Whether a rendering starts with the BOS token."""
-        return self.render(_probe(1), add_generation_prompt=True).startswith(SPECIAL["bos_token"])
+        return self.render(_probe(1), add_generation_prompt=True).startswith(self.special["bos_token"])
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
         """The same string as transformers' `apply_chat_template` gives."""
@@ -79,7 +87,11 @@ class Template:
         self.environment.generation_marks = marks  # type: ignore[attr-defined]
         try:
             return self.compiled.render(
-                messages=messages, tools=None, documents=None, add_generation_prompt=add_generation_prompt, **SPECIAL
+                messages=messages,
+                tools=None,
+                documents=None,
+                add_generation_prompt=add_generation_prompt,
+                **self.special,
             )
         except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
             roles = ", ".join(message["role"] for message in messages)
@@ -111,7 +123,7 @@ class Template:
 
     def _check(self) -> None:
         whole = self.render(_probe(2), add_generation_prompt=False)
-        if SPECIAL["bos_token"] in whole[1:]:
+        if self.special["bos_token"] != self.special["eos_token"] and self.special["bos_token"] in whole[1:]:
             raise DataError(f"{self.name}: writes the BOS token within a conversation; write it once, at its start")
         trained = [piece for piece in self.pieces(_probe(2)) if piece.is_trained]
         said = "".join("|" if piece.is_token else piece.text.strip() for piece in trained)
@@ -138,7 +150,7 @@ class _Said:
     def whole(self, *, add_generation_prompt: bool) -> tuple[str, list[int]]:
         """The rendering without BOS, and where in it each generation mark stands."""
         marked = self.template._render(self.messages, add_generation_prompt, (self.start, self.end))
-        marked = marked.removeprefix(SPECIAL["bos_token"])
+        marked = marked.removeprefix(self.template.special["bos_token"])
         first, *others = marked.replace(self.end, "").split(self.start)
         positions = [len(first)]
         for other in others:
@@ -178,7 +190,7 @@ class _Said:
 
     def _prefix(self, count: int, *, add_generation_prompt: bool) -> str:
         text = self.template._render(self.messages[:count], add_generation_prompt, ("", ""))
-        return text.removeprefix(SPECIAL["bos_token"])
+        return text.removeprefix(self.template.special["bos_token"])
 
     def _hidden(self, text: str) -> str:
         for token, character in self.stand_ins.items():

@@ -76,8 +76,9 @@ class Subject:
         return {"bos_policy": "bos" if self.bos else "none", "dtype": str(self.model.dtype).removeprefix("torch.")}
 
     @property
-    def template_digest(self) -> str:
-        return sha256(self.tokens.template.source.encode()).hexdigest()
+    def template_digest(self) -> str | None:
+        """None where a model made elsewhere has no chat template."""
+        return sha256(self.tokens.template.source.encode()).hexdigest() if self.tokens.has_template else None
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text, without BOS; text that spells a special token is plain characters."""

@@ -32,7 +32,7 @@ class Estimate:
 def estimate(plan: Plan, job: Job) -> Estimate:
     """The estimate of a training job; nothing for others."""
     config, model = job.config, plan.recipe.model
-    if not isinstance(config, TrainStage) or model is None:
+    if not isinstance(config, TrainStage) or model is None or _is_outside(plan, job):
         return Estimate()
     if isinstance(model, OwnModel):  # nobody knows its size before it is built
         return Estimate(tokens=_tokens(config, config.max_length or model.max_position_embeddings))
@@ -62,6 +62,13 @@ def adapter_parameters(model: ModelConfig, rank: int) -> int:
     queries = (3 if model.attention_output_gate else 2) * (hidden + heads * head)
     feed_forward = (3 if model.feed_forward in GATED else 2) * (hidden + wide)
     return rank * model.num_hidden_layers * (queries + 2 * (hidden + key_value * head) + feed_forward)
+
+
+def _is_outside(plan: Plan, job: Job) -> bool:
+    """Whether its weights come from a model made elsewhere, whose size is known once it is here."""
+    while "model" in job.inputs:
+        job = plan.by_name[job.inputs["model"].job]
+    return job.kind == "model"
 
 
 def parameters(model: ModelConfig, vocab_size: int) -> int:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import DataError, MachineError
+from pipelines.plan.derived import outside_models
 from pipelines.recipe.lock import read_lock, write_lock
 from pipelines.recipe.root import Recipe
 
@@ -16,6 +17,7 @@ def pin(recipe: Recipe, path: Path) -> Pins:
     """Look up the commits that are not pinned yet, write them into the lock file, and return all pins."""
     pins = read_lock(path)
     wanted = {dataset.hub for dataset in recipe.data.values() if dataset.hub and not dataset.revision}
+    wanted |= {model_key(model.hub) for model in outside_models(recipe) if model.hub and not model.revision}
     missing = sorted(wanted - set(pins))
     if missing:
         pins |= {repository: {"revision": _newest_commit(repository)} for repository in missing}
@@ -23,18 +25,28 @@ def pin(recipe: Recipe, path: Path) -> Pins:
     return pins
 
 
+_MODELS = "models/"
+
+
+def model_key(repository: str) -> str:
+    """What a model of the Hub is called in the lock: a dataset may have the same name."""
+    return f"{_MODELS}{repository}"
+
+
 def _newest_commit(repository: str) -> str:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     try:
-        commit = HfApi().dataset_info(repository).sha
+        is_model = repository.startswith(_MODELS)
+        name = repository.removeprefix(_MODELS)
+        commit = HfApi().model_info(name).sha if is_model else HfApi().dataset_info(name).sha
     except HfHubHTTPError as error:
-        raise DataError(f"hub dataset '{repository}': {error}") from None
+        raise DataError(f"hub: '{repository}': {error}") from None
     except (OfflineModeIsEnabled, OSError) as error:
         raise MachineError(
             f"the Hub cannot be reached to pin '{repository}' ({error}); go online once, or write a revision"
         ) from None
     if commit is None:
-        raise DataError(f"hub dataset '{repository}' has no commit")
+        raise DataError(f"hub: '{repository}' has no commit")
     return commit

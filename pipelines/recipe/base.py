@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_serializer,
+    model_validator,
+)
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 """Names become folders: lower case, digits, `_` and `-` only."""
@@ -79,12 +88,45 @@ class LocalFile:
     """Marks a path whose content decides the result: its digest enters the fingerprint, its name does not."""
 
 
+class OutsideModel(Section):
+    """A language model made elsewhere, in safetensors and without code, with its tokenizer."""
+
+    hub: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
+    """A model of the Hugging Face Hub: `org/name`. `make data` pins its commit in `<recipe>.lock`."""
+    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
+    """Commit of a Hub model, 40 hex digits; taken from `<recipe>.lock` unless written here."""
+    path: Annotated[str | None, LocalFile()] = None
+    """A folder, relative to the recipe."""
+
+    def faults(self) -> Iterator[str]:
+        if (self.hub is None) == (self.path is None):
+            yield f"give one of hub and path; got {'both' if self.hub else 'none'}"
+        if self.revision and not self.hub:
+            yield "revision: belongs to hub models only"
+
+    @property
+    def job(self) -> str:
+        """Name of the job that brings it in."""
+        return "model-" + re.sub(r"[^a-z0-9_-]+", "-", (self.hub or self.path or "").lower()).strip("-")
+
+    def __str__(self) -> str:
+        return self.hub or self.path or ""
+
+
+def _is_outside(value: Any) -> str:
+    return "[outside]" if isinstance(value, dict | OutsideModel) else "[stage]"
+
+
+ModelSource = Annotated[
+    Annotated[str, Tag("[stage]")] | Annotated[OutsideModel, Tag("[outside]")], Discriminator(_is_outside)
+]
+"""A stage's name, or a model made elsewhere."""
 LANGUAGE_MODELS = (ArtifactKind.CAUSAL_LM, ArtifactKind.MASKED_LM, ArtifactKind.SEQ2SEQ_LM)
 """What pretraining makes of a decoder, an encoder and an encoder-decoder."""
 
 TokenizerRef = Annotated[str, Consumes((ArtifactKind.TOKENIZER,))]
-CausalLMRef = Annotated[str, Consumes((ArtifactKind.CAUSAL_LM,))]
-LanguageModelRef = Annotated[str, Consumes(LANGUAGE_MODELS)]
+CausalLMRef = Annotated[ModelSource, Consumes((ArtifactKind.CAUSAL_LM,))]
+LanguageModelRef = Annotated[ModelSource, Consumes(LANGUAGE_MODELS)]
 RewardModelRef = Annotated[str, Consumes((ArtifactKind.REWARD_MODEL,))]
 
 

@@ -55,7 +55,7 @@ def _validate(tree: Node) -> list[ErrorDetails]:
 
 def _path_of(error: ErrorDetails) -> KeyPath:
     """Pydantic writes ('stages', 'dpo', 'dpo', 'beta'), where the second 'dpo' is the kind and no key."""
-    path = tuple(part for part in error["loc"] if part != "[key]")
+    path = tuple(part for part in error["loc"] if part not in ("[key]", "[stage]", "[outside]"))
     if path[:1] == ("model",) and path[1:2] in ((BLOCKS,), (OWN,)):  # which of the two ways to write it
         return path[:1] + path[2:]
     return path[:2] + path[3:] if path[:1] == ("stages",) else path
@@ -292,6 +292,7 @@ _PATTERNS = {
     "^[a-z0-9][a-z0-9_-]{0,62}$": "a name of lower-case letters, digits, _ and -",
     "^[0-9a-f]{40}$": "a commit of 40 hex digits",
     r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$": "a dataset's name such as org/name",
+    r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$": "a model's name such as org/name",
     r"^[A-Za-z0-9][\w./-]*$": "a task's name",
 }
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from pipelines.recipe.base import ArtifactKind
+from pipelines.recipe.base import ArtifactKind, OutsideModel
 from pipelines.recipe.finetune import FinetuneStage
 from pipelines.recipe.model import ModelConfig
 from pipelines.recipe.own_model import OwnModel
@@ -33,6 +33,8 @@ def made_by(
     if isinstance(stage, FinetuneStage) and stage.__dict__.get("task") != "classification":
         if "task" not in stage.__dict__ or "model" not in stage.__dict__:
             return None
+        if isinstance(stage.model, OutsideModel):
+            return ArtifactKind.CAUSAL_LM
         if stage.model is not None:
             return made_by(stage.model, stages, model, (*seen, name))
         return None if model is None else ARCHITECTURES.get(model.__dict__.get("architecture", ""))
@@ -50,6 +52,8 @@ def architecture_of(
         return None
     if stage.model is None:
         return None if model is None else model.__dict__.get("architecture")
+    if isinstance(stage.model, OutsideModel):
+        return "decoder"
     parent = stages.get(stage.model)
     if parent is None or stage.model in seen:
         return None

@@ -31,6 +31,25 @@ def _expand_one(pattern: Path) -> list[Path]:
     return [path for path in map(Path, found) if path.is_file()]
 
 
+MODEL_FILES = (
+    *("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "info.json"),
+)
+"""What is read of a model made elsewhere."""
+
+
+def model_files(folder: Path) -> list[Path]:
+    """Files of a model's folder that decide what it is, sorted."""
+    return sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
+
+
+def missing_of_model(folder: Path) -> str:
+    """What a folder lacks to be a model's; empty where nothing."""
+    names = [path.name for path in model_files(folder)]
+    needed = ("config.json", "tokenizer.json", ".safetensors")
+    return ", ".join(need for need in needed if not any(name.endswith(need) for name in names))
+
+
 def find(name: str, folder: str, ending: str, recipe: Path) -> Path | None:
     """`<folder>/<name><ending>` beside the recipe, else among the project's own recipes."""
     for root in (recipe.resolve().parent, SHIPPED):

@@ -5,24 +5,21 @@ from pathlib import Path
 
 from pipelines.errors import DataError, KeyPath
 from pipelines.recipe import paths
-from pipelines.recipe.base import ArtifactKind, Consumes, Reads, Section
+from pipelines.recipe.base import ArtifactKind, Consumes, OutsideModel, Reads, Section
 from pipelines.recipe.data import FILE_KINDS, PACKED, Dataset
-from pipelines.recipe.finetune import FinetuneStage
 from pipelines.recipe.fits import find_wrong_launch
-from pipelines.recipe.kinds import ARCHITECTURES, BY_OBJECTIVE, architecture_of, made_by
+from pipelines.recipe.kinds import made_by
+from pipelines.recipe.model_fits import find_wrong_models
 from pipelines.recipe.outline import UNKNOWN, Fault, Outline, given
-from pipelines.recipe.own_model import GIVEN, OwnModel, UnfitSource, classes_of, modules_of, settings_of
-from pipelines.recipe.peft import differences
 from pipelines.recipe.stages import (
     REWARD_FUNCTIONS,
     EvaluateStage,
     PpoStage,
-    PretrainStage,
     TaskConfig,
     TokenizerStage,
 )
 from pipelines.recipe.task_files import find_task
-from pipelines.recipe.training import FromModelStage, StageConfig, TrainStage
+from pipelines.recipe.training import StageConfig, TrainStage
 from pipelines.recipe.words import did_you_mean
 
 MAKES = {
@@ -49,17 +46,12 @@ def find_wrong_references(outline: Outline, recipe_path: Path) -> Iterator[Fault
                 yield from _chat_template(at, stage, recipe_path)
             case TrainStage():
                 yield from _lengths(at, stage, outline)
-                yield from _adapters(at, stage, outline)
             case EvaluateStage():
                 yield from _tasks(at, stage, outline)
                 yield from _task_files(at, stage, recipe_path)
-        if isinstance(stage, PretrainStage | FinetuneStage):
-            yield from _random_start(at, stage, outline)
-            yield from _architecture(at, stage, outline)
-    if isinstance(outline.model, OwnModel):
-        yield from _own_model(outline.model, recipe_path)
+        yield from _outside_models(at, stage, recipe_path)
     yield from _circles(outline)
-    yield from _tokenizers(outline)
+    yield from find_wrong_models(outline, recipe_path)
     yield from _names(outline)
     yield from find_wrong_launch(outline, recipe_path)
 
@@ -131,11 +123,11 @@ def _stages_named(at: KeyPath, section: Section, outline: Outline) -> Iterator[F
         value = given(section, field)
         many = isinstance(value, tuple)
         for index, name in enumerate(value if many else (value,)):
-            if not isinstance(name, str):
-                continue
             where = (*at, field, index) if many else (*at, field)
             if many and name in value[:index]:
                 yield Fault(where, f"'{name}' is named twice")
+            elif not isinstance(name, str):
+                continue
             else:
                 yield from _stage_named(where, name, consumes, outline)
 
@@ -169,6 +161,24 @@ def _references(stage: Section, outline: Outline) -> Iterator[tuple[KeyPath, str
             yield from ((("tasks", index, *path), name) for path, name in _references(task, outline))
 
 
+def _outside_models(at: KeyPath, stage: StageConfig, recipe_path: Path) -> Iterator[Fault]:
+    """Folders of models that are not there, or hold none."""
+    model = given(stage, "models" if isinstance(stage, EvaluateStage) else "model")
+    for index, source in enumerate(model if isinstance(model, tuple) else (model,)):
+        where = (*at, "models", index) if isinstance(model, tuple) else (*at, "model")
+        path = given(source, "path") if isinstance(source, OutsideModel) else None
+        if path and (missing := paths.missing_of_model(recipe_path.resolve().parent / path)):
+            yield Fault((*where, "path"), f"'{path}' has no {missing} (looked from {recipe_path.parent}/)")
+
+
+def _starts_outside(name: object, outline: Outline, seen: tuple[object, ...] = ()) -> bool:
+    """Whether the weights of a stage come from a model made elsewhere."""
+    if isinstance(name, OutsideModel):
+        return True
+    stage = outline.stages.get(name) if isinstance(name, str) and name not in seen else None
+    return stage is not None and _starts_outside(given(stage, "model"), outline, (*seen, name))
+
+
 def _circles(outline: Outline) -> Iterator[Fault]:
     """Each circle of stages once, at the first of its stages."""
     told: set[str] = set()
@@ -198,79 +208,26 @@ def _trail_back(start: str, outline: Outline) -> list[tuple[KeyPath, str]] | Non
 def _names(outline: Outline) -> Iterator[Fault]:
     """Jobs are named after stages and datasets, and every name stands for one job."""
     scored = {
-        f"{name}-{model}": name
+        f"{name}-{model.job if isinstance(model, OutsideModel) else model}": name
         for name, stage in outline.stages.items()
         if isinstance(stage, EvaluateStage)
         for model in given(stage, "models") or ()
     }
     for name in outline.stage_names:
-        if name.startswith(("data-", "tokens-")):
-            yield Fault(
-                ("stages", name), "names that start with data- or tokens- are taken; choose another", at_key=True
-            )
+        if name.startswith(("data-", "tokens-", "model-")):
+            taken = "model-" if name.startswith("model-") else "data- or tokens-"
+            yield Fault(("stages", name), f"names that start with {taken} are taken; choose another", at_key=True)
         elif name in scored:
             message = f"is also the name of the job that stage '{scored[name]}' makes; choose another"
             yield Fault(("stages", name), message, at_key=True)
 
 
-# --- models and tokenizers ----------------------------------------------------------------------------------------
-
-
-def _random_start(at: KeyPath, stage: PretrainStage | FinetuneStage, outline: Outline) -> Iterator[Fault]:
-    if given(stage, "model") is None and not outline.has_model:
-        yield Fault(at, "starts from random weights, so the recipe needs the chapter model", at_key=True)
-
-
-def _own_model(model: OwnModel, recipe_path: Path) -> Iterator[Fault]:
-    """Whether the file holds the classes, and the configuration the settings. Nothing of it is run."""
-    python, name = given(model, "python"), given(model, "class_name")
-    if not python or not name:
-        return
-    try:
-        classes = classes_of(modules_of((recipe_path.resolve().parent / python).resolve()))
-    except UnfitSource as error:
-        yield Fault(("model", "python"), str(error))
-        return
-    for wanted in (name, f"{model.stem}ForCausalLM"):
-        if wanted not in classes:
-            known = [other for other in classes if other.endswith("Config")] if wanted == name else list(classes)
-            hint = did_you_mean(wanted, known)
-            yield Fault(("model", "class"), f"there is no class {wanted} in {python}{hint}")
-            return
-    settings = settings_of(name, classes)
-    for setting in model.model_extra or {}:
-        if setting in GIVEN:
-            yield Fault(("model", setting), "is given by the tokenizer; take it out", at_key=True)
-        elif setting not in settings:
-            yield Fault(("model", setting), f"is no setting of {name}{did_you_mean(setting, settings)}", at_key=True)
-
-
-def _architecture(at: KeyPath, stage: PretrainStage | FinetuneStage, outline: Outline) -> Iterator[Fault]:
-    """Whether the objective, or the task, is one for the transformer that is trained."""
-    architecture = architecture_of(stage, outline.stages, outline.model)
-    if architecture is None:
-        return
-    if isinstance(stage, PretrainStage):
-        objective = given(stage, "objective")
-        fitting = [name for name, kind in BY_OBJECTIVE.items() if kind == ARCHITECTURES[architecture]]
-        if objective and objective not in fitting:
-            message = f"{objective} is no objective for an {architecture}; choose {' or '.join(fitting)}"
-            yield Fault((*at, "objective"), message.replace("an decoder", "a decoder"))
-        return
-    task = given(stage, "task")
-    unfit = {"classification": "encoder_decoder", "seq2seq": "encoder"}.get(task) if task else None
-    if unfit == architecture:
-        able = "an encoder or a decoder" if task == "classification" else "an encoder_decoder or a decoder"
-        yield Fault((*at, "task"), f"{task} is done by {able}, and this is an {architecture}")
-    wanted = {"classification": "labelled", "seq2seq": "pairs"}.get(task) if task else None
-    for name in given(stage, "data") or ():
-        has = given(outline.data.get(name), "format")
-        if wanted and has in ("labelled", "pairs") and has != wanted:
-            yield Fault((*at, "data", name), f"{task} needs {wanted} data, but '{name}' is {has}")
+# --- lengths and tasks --------------------------------------------------------------------------------------------
 
 
 def _lengths(at: KeyPath, stage: TrainStage, outline: Outline) -> Iterator[Fault]:
-    positions = given(outline.model, "max_position_embeddings")
+    is_ours = not _starts_outside(at[1], outline)
+    positions = given(outline.model, "max_position_embeddings") if is_ours else None
     length = given(stage, "max_length")
     if positions and length and length > positions:
         yield Fault((*at, "max_length"), f"{length} is more than the model's max_position_embeddings ({positions})")
@@ -281,22 +238,9 @@ def _lengths(at: KeyPath, stage: TrainStage, outline: Outline) -> Iterator[Fault
         yield Fault((*at, "max_completion_length"), message)
 
 
-def _adapters(at: KeyPath, stage: TrainStage, outline: Outline) -> Iterator[Fault]:
-    """An adapter is trained on with its own settings, or merged."""
-    if not isinstance(stage, FromModelStage):
-        return
-    parent = given(stage, "model")
-    before, after = given(outline.stages.get(parent) if parent else None, "peft"), given(stage, "peft")
-    if before and after and (changed := differences(before, after)):
-        message = (
-            f"goes on from the adapter of stage '{parent}', which has other settings ({', '.join(changed)}); give both "
-            "the same, or leave peft out here to merge it and train all weights"
-        )
-        yield Fault((*at, "peft"), message)
-
-
 def _tasks(at: KeyPath, stage: EvaluateStage, outline: Outline) -> Iterator[Fault]:
-    positions = given(outline.model, "max_position_embeddings")
+    are_ours = not any(_starts_outside(model, outline) for model in given(stage, "models") or ())
+    positions = given(outline.model, "max_position_embeddings") if are_ours else None
     formats = {"bits_per_byte": "text", "reward": "prompt"}
     tasks = given(stage, "tasks") or ()
     for index, task in enumerate(tasks):
@@ -336,61 +280,3 @@ def _task_files(at: KeyPath, stage: EvaluateStage, recipe_path: Path) -> Iterato
 def _task_hint(name: str, recipe_path: Path) -> str:
     known = paths.names("tasks", ".yaml", recipe_path)
     return did_you_mean(name, known) or f"; there are {', '.join(known)}"
-
-
-def _tokenizers(outline: Outline) -> Iterator[Fault]:
-    """A tokenizer for every model, the same along the line of its weights and for what scores its words."""
-    known = [name for name, stage in outline.stages.items() if isinstance(stage, TokenizerStage)]
-    whole = set(outline.stages) == set(outline.stage_names)
-    for name, stage in outline.stages.items():
-        at = ("stages", name)
-        own = given(stage, "tokenizer") if isinstance(stage, PretrainStage) else None
-        if isinstance(stage, PretrainStage) and own is None and given(stage, "model") is None:
-            if not known and whole:
-                yield Fault(at, "needs a stage tokenizer, and the recipe has none", at_key=True)
-            elif len(known) > 1:
-                names = ", ".join(known)
-                yield Fault(
-                    at, f"there are several tokenizer stages ({names}); say which by `tokenizer: `", at_key=True
-                )
-        parent = given(stage, "model") if isinstance(stage, PretrainStage) and own else None
-        inherited = _tokenizer_of(parent, outline) if parent else None
-        if inherited and inherited != own:
-            message = f"the model of stage '{parent}' has learnt the ids of '{inherited}', not of '{own}'"
-            yield Fault((*at, "tokenizer"), message)
-        yield from _tokenizers_of_rewards(at, stage, outline)
-
-
-def _tokenizers_of_rewards(at: KeyPath, stage: StageConfig, outline: Outline) -> Iterator[Fault]:
-    if isinstance(stage, PpoStage):
-        policies = [given(stage, "model")]
-        judges = [((*at, "reward_funcs"), given(stage, "reward_funcs"))]
-    elif isinstance(stage, EvaluateStage):
-        policies = list(given(stage, "models") or ())
-        tasks = [
-            (index, task) for index, task in enumerate(given(stage, "tasks") or ()) if isinstance(task, TaskConfig)
-        ]
-        judges = [((*at, "tasks", index, "reward_funcs"), given(task, "reward_funcs")) for index, task in tasks]
-    else:
-        return
-    for where, judge in judges:
-        theirs = _tokenizer_of(judge, outline)
-        for policy in policies:
-            ours = _tokenizer_of(policy, outline)
-            if theirs and ours and theirs != ours:
-                yield Fault(where, f"reward model '{judge}' reads tokenizer '{theirs}', but '{policy}' writes '{ours}'")
-
-
-def _tokenizer_of(name: object, outline: Outline, seen: tuple[object, ...] = ()) -> str | None:
-    """The tokenizer stage of a model, where it is certain."""
-    stage = outline.stages.get(name) if isinstance(name, str) and name not in seen else None
-    if isinstance(stage, FromModelStage):
-        return _tokenizer_of(given(stage, "model"), outline, (*seen, name))
-    if not isinstance(stage, PretrainStage):
-        return None
-    if own := given(stage, "tokenizer"):
-        return own
-    if parent := given(stage, "model"):
-        return _tokenizer_of(parent, outline, (*seen, name))
-    known = [name for name, config in outline.stages.items() if isinstance(config, TokenizerStage)]
-    return known[0] if len(known) == 1 else None

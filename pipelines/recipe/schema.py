@@ -87,6 +87,8 @@ def _tidied(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     out = {key: _tidied(value) for key, value in schema.items() if not (key == "title" and isinstance(value, str))}
+    if "oneOf" in out:  # of a word and a block only one can fit anyway
+        out["anyOf"] = out.pop("oneOf")
     if "$ref" in out and len(out) > 1:
         out = {"allOf": [{"$ref": out.pop("$ref")}], **out}
     return out
@@ -103,7 +105,7 @@ def _loosen(definitions: Schema) -> None:
     definitions["ModelConfig"].pop("required", None)
     evaluate, dataset = definitions["EvaluateStage"]["properties"], definitions["Dataset"]["properties"]
     dataset["files"] = _or_item(dataset["files"], {"type": "string"})
-    evaluate["models"] = _or_item(evaluate["models"], {"type": "string"})
+    evaluate["models"] = _or_item(evaluate["models"], evaluate["models"]["items"])
     task = {"anyOf": [{"type": "string"}, {"$ref": "#/definitions/TaskConfig"}]}
     evaluate["tasks"] = _or_item(evaluate["tasks"] | {"items": task}, task)
     size = definitions["TokenizerStage"]["properties"]["max_bytes"]

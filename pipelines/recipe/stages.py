@@ -14,6 +14,7 @@ from pipelines.recipe.base import (
     Duration,
     LanguageModelRef,
     LocalFile,
+    ModelSource,
     Section,
     TokenizerRef,
 )
@@ -80,7 +81,7 @@ class PretrainStage(TrainStage):
     """masked_lm: draw spans of mean_noise_span_length (arXiv 1907.10529)."""
     duration: Annotated[Duration, AfterValidator(no_rollouts)]
     model: LanguageModelRef | None = None
-    """A stage to go on from; null starts from random weights."""
+    """A stage to go on from, or {hub: org/name} or {path: folder}; null starts from random weights."""
     tokenizer: TokenizerRef | None = None
     """A tokenizer stage. Default: the only one."""
     data: TextMixture
@@ -259,8 +260,8 @@ class EvaluateStage(StageConfig):
     produces = ArtifactKind.SCORES
     draws = True
     kind: Literal["evaluate"]
-    models: Annotated[tuple[str, ...], Bare, Field(min_length=1), Consumes(SCORED)]
-    """Stages to score, all on the same prompts."""
+    models: Annotated[tuple[ModelSource, ...], Bare, Field(min_length=1), Consumes(SCORED)]
+    """Stages to score, or models made elsewhere, all on the same prompts."""
     tasks: Annotated[tuple[Annotated[TaskConfig, BeforeValidator(_bare_task)], ...], Bare, Field(min_length=1)]
     """Benchmarks: names, or {name, num_fewshot, limit, ...}."""
     apply_chat_template: bool = False

@@ -100,7 +100,7 @@ class FromModelStage(TrainStage):
     """A training stage that starts from another stage's weights."""
 
     model: CausalLMRef
-    """The stage whose weights this one starts from."""
+    """The stage whose weights this one starts from, or {hub: org/name} or {path: folder}."""
     duration: Annotated[Duration, AfterValidator(no_tokens)]
     overlong: Overlong = "drop"
     """A row longer than max_length is dropped and counted, or its end is cut off and counted."""

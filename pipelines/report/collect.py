@@ -144,7 +144,7 @@ class Report(Fact):
 
     def models(self) -> list[str]:
         """Names of the stages that make models, each after the one it starts from."""
-        return [stage.name for stage in self.stages if stage.kind in MODELS]
+        return [stage.name for stage in self.stages if stage.kind in ("model", *MODELS)]
 
 
 def write_report(plan: Plan, store: ArtifactStore, run_folder: Path) -> Path:

@@ -42,7 +42,7 @@ class Picture:
 
 def picture(report: Report) -> Picture:
     """The tokenizer and the stages that train, each right of what it started from."""
-    shown = [stage for stage in report.stages if stage.kind in ("tokenizer", *MODELS)]
+    shown = [stage for stage in report.stages if stage.kind in ("tokenizer", "model", *MODELS)]
     edges = _edges(shown)
     depth: dict[str, int] = {}
     columns: dict[int, list[str]] = defaultdict(list)
@@ -68,7 +68,7 @@ def _edges(shown: list[StageFacts]) -> list[tuple[str, str, bool]]:
     """(source, target, whether weights went this way)."""
     kinds = {stage.name: stage.kind for stage in shown}
     found = {(source, stage.name) for stage in shown for source in stage.inputs.values() if source in kinds}
-    return sorted((source, target, kinds[source] in MODELS) for source, target in found)
+    return sorted((source, target, kinds[source] in ("model", *MODELS)) for source, target in found)
 
 
 def _reads(report: Report, stage: StageFacts) -> str:

@@ -63,6 +63,7 @@ Stage = Callable[[StageContext], Metrics]
 
 STAGES: Mapping[str, str] = {
     "data": "pipelines.stages.data",
+    "model": "pipelines.stages.model",
     "tokenizer": "pipelines.stages.tokenizer",
     "tokens": "pipelines.stages.tokens",
     "pretrain": "pipelines.stages.pretrain",

@@ -84,7 +84,8 @@ def check_row(renderer: ChatRenderer, format: str, row: Row, encoded: Mapping[st
             _same_text(f"the column {text}", row[text] or "", renderer.decode(encoded[name], skip_special=False))
         return
     ids = list(encoded["input_ids" if "input_ids" in encoded else "prompt_ids"])
-    if ids.count(renderer.bos_id) != int(renderer.add_bos_token) or (
+    is_own = renderer.bos_id not in renderer.stop_ids  # one token may begin and end texts, as GPT-2's does
+    if (is_own and ids.count(renderer.bos_id) != int(renderer.add_bos_token)) or (
         renderer.add_bos_token and ids[0] != renderer.bos_id
     ):
         raise DataError(

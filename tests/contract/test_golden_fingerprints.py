@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.plan.files import Digests
-from pipelines.plan.jobs import make_plan
+from pipelines.plan.planner import make_plan
 from pipelines.recipe.load import load_recipe
 from pipelines.recipe.model import ModelConfig
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.recipe.accelerate_files import read_accelerate
-from pipelines.recipe.base import Section
+from pipelines.recipe.base import OutsideModel, Section
 from pipelines.recipe.data import BUILTIN, COLUMNS, FILE_KINDS, PACKED, Dataset
 from pipelines.recipe.docstrings import docstrings, first_sentence
 from pipelines.recipe.launch import Launch, StageLaunch
@@ -22,7 +22,16 @@ from pipelines.recipe.stages import REWARD_FUNCTIONS, STAGE_KINDS, TaskConfig
 from pipelines.recipe.task_files import BUILTIN_TASKS, CODE, KEYS
 
 ROOT = Path(__file__).parents[2]
-SECTIONS: list[type[Section]] = [Recipe, Dataset, ModelConfig, Launch, StageLaunch, TaskConfig, *STAGES.values()]
+SECTIONS: list[type[Section]] = [
+    Recipe,
+    Dataset,
+    ModelConfig,
+    Launch,
+    StageLaunch,
+    OutsideModel,
+    TaskConfig,
+    *STAGES.values(),
+]
 
 
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)

@@ -16,7 +16,7 @@ from custom_models import DecoderConfig, DecoderForCausalLM
 from pipelines.cli import main
 from pipelines.errors import ArtifactError
 from pipelines.plan.files import Digests
-from pipelines.plan.jobs import make_plan
+from pipelines.plan.planner import make_plan
 from pipelines.recipe.load import load_recipe
 from pipelines.store.artifacts import ArtifactStore
 from pipelines.training.export import MARK, export_model, require_replaceable

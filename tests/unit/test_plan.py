@@ -193,7 +193,7 @@ def test_the_version_of_the_world_counts_where_it_is_read(tmp_path: Path, monkey
     }
     recipe["stages"]["asked"] = {"kind": "evaluate", "models": "pretrain", "tasks": ["microworld/reasoning"]}
     before = planned(tmp_path, recipe)
-    monkeypatch.setattr("pipelines.plan.jobs.MICROWORLD_VERSION", 9)
+    monkeypatch.setattr("pipelines.plan.planner.MICROWORLD_VERSION", 9)
     after = planned(tmp_path, recipe)
     changed = {job.name for job in before.jobs if job.world != after.by_name[job.name].world}
     assert changed == {"data-chats", "data-pairs", "data-asks", "ppo", "asked-pretrain"}

@@ -17,7 +17,8 @@ from tiny_recipe import chain, write
 
 from pipelines.errors import ArtifactError, MachineError
 from pipelines.plan.files import Digests
-from pipelines.plan.jobs import Job, make_plan
+from pipelines.plan.jobs import Job
+from pipelines.plan.planner import make_plan
 from pipelines.recipe.load import load_recipe
 from pipelines.run.console import Console
 from pipelines.run.launcher import Door, Forked, open_door

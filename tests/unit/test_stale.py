@@ -7,7 +7,8 @@ import pytest
 from tiny_recipe import TEXT, chain, write
 
 from pipelines.plan.files import Digests
-from pipelines.plan.jobs import Plan, make_plan
+from pipelines.plan.jobs import Plan
+from pipelines.plan.planner import make_plan
 from pipelines.recipe.load import load_recipe
 from pipelines.store.stale import Position, differences
 

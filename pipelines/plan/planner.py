@@ -1,0 +1,260 @@
+"""Recipe in, ordered jobs out."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines.errors import KeyPath, Problem, RecipeError
+from pipelines.plan.derived import DataJob, ModelJob, Source, TokensJob, first_user, outside_models, starts_outside
+from pipelines.plan.jobs import Input, Job, Plan
+from pipelines.plan.pins import Pins, model_key
+from pipelines.recipe.base import OutsideModel
+from pipelines.recipe.data import MICROWORLD_VERSION, Dataset
+from pipelines.recipe.finetune import FinetuneStage
+from pipelines.recipe.model import ModelConfig
+from pipelines.recipe.own_model import OwnModel, definitions_of
+from pipelines.recipe.paths import chat_template, expand, model_files
+from pipelines.recipe.root import Recipe
+from pipelines.recipe.stages import (
+    REWARD_FUNCTIONS,
+    EvaluateStage,
+    PpoStage,
+    PretrainStage,
+    TokenizerStage,
+)
+from pipelines.recipe.task_files import find_task
+from pipelines.recipe.tree import format_path
+
+Digest = Callable[[Path], str]
+Position = Callable[[KeyPath], tuple[str, int, int]]
+
+
+def make_plan(
+    recipe: Recipe,
+    *,
+    path: Path,
+    digest: Digest,
+    pins: Pins | None = None,
+    position: Position | None = None,
+) -> Plan:
+    """Derive data and tokens, expand evaluations, order, and give every job its inputs.
+
+    `pins` holds the commits of Hub datasets (None: they do not matter now), `position` says where a key path stands.
+    """
+    planner = _Planner(recipe, path, digest, pins, position or (lambda key: (str(path), 1, 1)))
+    for stage in recipe.stages:
+        planner.stage(stage)
+    if planner.problems:
+        raise RecipeError(planner.problems)
+    return Plan(recipe, path, tuple(planner.jobs.values()))
+
+
+class _Planner:
+    """Makes each job once, after the jobs it reads."""
+
+    def __init__(self, recipe: Recipe, path: Path, digest: Digest, pins: Pins | None, position: Position):
+        self.recipe, self.path, self.digest, self.pins, self.position = recipe, path, digest, pins, position
+        self.jobs: dict[str, Job] = {}
+        self.problems: list[Problem] = []
+        """Of files and pins, which are told all together; a fault in the structure ends the planning at once."""
+        self._open: list[str] = []
+        own = {name for name, stage in recipe.stages.items() if stage.kind == "tokenizer"}
+        self._several_tokenizers = len(own | {model.job for model in outside_models(recipe)}) > 1
+
+    def stage(self, name: str) -> list[Job]:
+        """The jobs of a stage: one, or one per model for an evaluation."""
+        config = self.recipe.stages[name]
+        if isinstance(config, EvaluateStage):
+            return [self._evaluation(name, config, model) for model in dict.fromkeys(config.models)]
+        if name in self.jobs:
+            return [self.jobs[name]]
+        if name in self._open:
+            raise self._problem(("stages", name), f"stages consume each other in a circle: {' -> '.join(self._open)}")
+        self._open.append(name)
+        inputs = self._tokenizer_inputs(config) if isinstance(config, TokenizerStage) else self._inputs(name, config)
+        files = {}
+        if isinstance(config, TokenizerStage):
+            files = self._template(name, config.chat_template)
+        elif (
+            self.recipe.model
+            and not starts_outside(self.recipe, name)
+            and config.max_length == self.recipe.model.max_position_embeddings
+        ):
+            config = config.model_copy(update={"max_length": None})  # the default, written out
+        fresh = isinstance(config, PretrainStage | FinetuneStage) and config.model is None
+        self._open.remove(name)
+        model = self.recipe.model if fresh else None
+        reads_world = getattr(config, "reward_funcs", None) in REWARD_FUNCTIONS
+        return [self._add(name, name, config, inputs, files, model, reads_world)]
+
+    def _add(
+        self,
+        name: str,
+        stage: str,
+        config: Any,
+        inputs: dict[str, Input],
+        files: dict[str, str] | None = None,
+        model: ModelConfig | OwnModel | None = None,
+        reads_world: bool = False,
+    ) -> Job:
+        seed = None
+        if config.draws:
+            own = getattr(config, "seed", None)
+            seed = self.recipe.seed if own is None else own
+        world = MICROWORLD_VERSION if reads_world else None
+        job = Job(
+            name=name, stage=stage, config=config, seed=seed, model=model, files=files or {}, world=world, inputs=inputs
+        )
+        if isinstance(model, OwnModel):
+            job = job.model_copy(update=self._own(model))
+        if self.jobs.setdefault(name, job) != job:
+            key = ("stages", stage) if stage in self.recipe.stages else ("data", stage)
+            raise self._problem(key, f"'{name}' is also the name of a derived job; rename one of them")
+        return self.jobs[name]
+
+    def _own(self, model: OwnModel) -> dict[str, Any]:
+        """The code of a model of the researcher's own, which the worker is to find wherever it runs."""
+        file = (self.path.resolve().parent / model.python).resolve()
+        return {"model": model.model_copy(update={"python": str(file)}), "code": definitions_of(file)}
+
+    def _tokenizer_inputs(self, config: TokenizerStage) -> dict[str, Input]:
+        return _mixed([(self._data(name), share) for name, share in config.data.items()])
+
+    def _inputs(self, name: str, config: Any) -> dict[str, Input]:
+        """Where weights start, the tokenizer of fresh ones, what is rewarded, and the tokens of the mixture."""
+        tokenizer = self.tokenizer_of(name)
+        inputs: dict[str, Input] = {}
+        if config.model is not None:
+            inputs |= self._weights("model", config.model)
+        if isinstance(config, PretrainStage) or config.model is None:
+            inputs["tokenizer"] = _read(self._source(tokenizer))
+        if isinstance(config, PpoStage):
+            inputs |= self._rewarding(("stages", name, "reward_funcs"), config.reward_funcs, tokenizer, "reward_model")
+        return inputs | _mixed([(self._tokens(data, tokenizer), share) for data, share in config.data.items()])
+
+    def _evaluation(self, name: str, config: EvaluateStage, model: Source) -> Job:
+        tokenizer = self.tokenizer_of(model)
+        start = self._source(model)
+        inputs = self._weights("model", model)
+        files: dict[str, str] = {}
+        reads_world = any(task.reward_funcs in REWARD_FUNCTIONS for task in config.tasks)
+        for index, task in enumerate(config.tasks):
+            if local := find_task(task.name, self.path):
+                files |= {str(path): self.digest(path) for path in local.files}
+                reads_world |= "builtin" in local.values
+            if task.data is not None:
+                inputs[f"task.{index}.data"] = _read(self._tokens(task.data, tokenizer))
+            if task.reward_funcs is not None:
+                key = ("stages", name, "tasks", index, "reward_funcs")
+                inputs |= self._rewarding(key, task.reward_funcs, tokenizer, f"task.{index}.reward_model")
+        config = config.model_copy(update={"models": (model,)})
+        return self._add(f"{name}-{start.name}", name, config, inputs, files, reads_world=reads_world)
+
+    def _rewarding(self, key: KeyPath, function: str, tokenizer: Source, role: str) -> dict[str, Input]:
+        if function in REWARD_FUNCTIONS:
+            return {}
+        other = self.tokenizer_of(function)
+        if self._source(other).fingerprint != self._source(tokenizer).fingerprint:
+            message = (
+                f"reward model '{function}' reads tokens of '{other}', but what it scores is made of '{tokenizer}'"
+            )
+            raise self._problem(key, f"{message}; give both the same tokenizer")
+        return self._weights(role, function)
+
+    def _weights(self, role: str, source: Source) -> dict[str, Input]:
+        """A model to start from or to ask; of an adapter also the full model that it belongs to."""
+        job = self._source(source)
+        return {role: _read(job)} | ({f"{role}.base": job.base} if job.base else {})
+
+    def tokenizer_of(self, name: Source) -> Source:
+        """The tokenizer behind a stage: its own, that of the weights it starts from, or the only stage's. A model made
+        elsewhere has its own."""
+        if isinstance(name, OutsideModel):
+            return name
+        seen = [name]
+        while True:
+            config: Any = self.recipe.stages[seen[-1]]
+            own, start = getattr(config, "tokenizer", None), getattr(config, "model", None)
+            if own is not None:
+                return own
+            if isinstance(start, OutsideModel):
+                return start
+            if start is None:
+                break
+            if start in seen:
+                raise self._problem(("stages", name), f"stages consume each other in a circle: {' -> '.join(seen)}")
+            seen.append(start)
+        tokenizers = [stage for stage, other in self.recipe.stages.items() if other.kind == "tokenizer"]
+        if len(tokenizers) == 1:
+            return tokenizers[0]
+        which = f"choose one of {', '.join(tokenizers)}" if tokenizers else "add a tokenizer stage"
+        raise self._problem(("stages", seen[-1]), f"needs a tokenizer; {which}")
+
+    def _source(self, source: Source) -> Job:
+        """The job that makes a model or a tokenizer."""
+        if isinstance(source, str):
+            return self.stage(source)[0]
+        model, files = source, {}
+        if model.path is not None:
+            files = {str(path): self.digest(path) for path in model_files(self.path.resolve().parent / model.path)}
+        elif not model.revision and self.pins is not None:
+            pinned = self.pins.get(model_key(model.hub or ""))
+            if pinned is None:
+                key = ("stages", first_user(self.recipe, model))
+                self._note(key, f"the commit of '{model}' is not pinned yet; `make data` pins it")
+            else:
+                model = model.model_copy(update={"revision": pinned["revision"]})
+        return self._add(source.job, source.job, ModelJob(model=model), {}, files)
+
+    def _tokens(self, dataset: str, tokenizer: Source) -> Job:
+        made_by = self._source(tokenizer)
+        name = f"tokens-{dataset}-{made_by.name}" if self._several_tokenizers else f"tokens-{dataset}"
+        if name in self.jobs:
+            return self.jobs[name]
+        inputs = {"dataset": _read(self._data(dataset)), "tokenizer": _read(made_by)}
+        return self._add(name, dataset, TokensJob(format=self.recipe.data[dataset].format), inputs)
+
+    def _data(self, name: str) -> Job:
+        if f"data-{name}" in self.jobs:
+            return self.jobs[f"data-{name}"]
+        dataset = self.recipe.data[name]
+        if dataset.hub and not dataset.revision:
+            dataset = self._pinned(name, dataset)
+        files: dict[str, str] = {}
+        for pattern, paths in expand(dataset.files, self.path.resolve().parent).items():
+            if not paths:
+                self._note(("data", name, "files"), f"no file matches '{pattern}'")
+            files |= {str(path): self.digest(path) for path in paths}
+        return self._add(f"data-{name}", name, DataJob(dataset=dataset), {}, files, reads_world=bool(dataset.builtin))
+
+    def _pinned(self, name: str, dataset: Dataset) -> Dataset:
+        if self.pins is None or dataset.hub is None:
+            return dataset
+        if dataset.hub not in self.pins:
+            self._note(("data", name, "hub"), f"the commit of '{dataset.hub}' is not pinned yet; `make data` pins it")
+            return dataset
+        return dataset.model_copy(update={"revision": self.pins[dataset.hub]["revision"]})
+
+    def _template(self, stage: str, name: str) -> dict[str, str]:
+        path = chat_template(name, self.path)
+        if path is None:
+            key = ("stages", stage, "chat_template")
+            self._note(key, f"there is no chat template '{name}', beside the recipe or in recipes/chat_templates")
+            return {}
+        return {str(path): self.digest(path)}
+
+    def _note(self, key: KeyPath, message: str) -> None:
+        self.problems.extend(self._problem(key, message).problems)
+
+    def _problem(self, key: KeyPath, message: str) -> RecipeError:
+        return RecipeError([Problem(*self.position(key), format_path(key), message)])
+
+
+def _read(job: Job, share: float | None = None) -> Input:
+    return Input(job=job.name, fingerprint=job.fingerprint, share=share)
+
+
+def _mixed(parts: Sequence[tuple[Job, float]]) -> dict[str, Input]:
+    """Roles of a mixture, by fingerprint: neither names nor their order in the file decide."""
+    inputs = sorted((_read(job, share) for job, share in parts), key=lambda item: (item.fingerprint, item.share))
+    return {f"data.{index}": item for index, item in enumerate(inputs)}
