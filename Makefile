@@ -11,6 +11,7 @@
 # STORE    where finished work is kept                        (artifacts)
 # TO       the folder that `make export` writes:              TO=my_model
 # FORMAT   stock, a class of transformers, or ours, with its code (stock)
+# NAME     of the module that `make new-model` writes:        NAME=thing
 # REBUILD  1 rebuilds a stale stage that was costly to make
 # PYTHON   the interpreter that makes the virtual environment (python3)
 
@@ -21,6 +22,7 @@ STAGE   ?=
 STORE   ?= artifacts
 REBUILD ?=
 TO      ?=
+NAME    ?=
 FORMAT  ?= stock
 PYTHON  ?= python3
 
@@ -33,7 +35,7 @@ BUILD    = $(TUNE) --store $(STORE) $(if $(filter 1,$(REBUILD)),--rebuild)
 SOURDOUGH = $(BIN)/python -m pipelines
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run $(STAGES) check plan show data report export verify clean schema \
+.PHONY: help setup demo run $(STAGES) check plan show data report export verify clean schema new-model \
         test test-all test-gpu lint types format bench
 
 help: ## this list
@@ -80,6 +82,9 @@ clean: $(READY) ## remove unfinished work and artifacts that no run uses
 
 ##@ Develop
 setup: $(READY) ## make the virtual environment (every target does when it must)
+
+new-model: $(READY) ## a transformer of your own to go on from: NAME=thing writes my_models/thing.py and .yaml
+	@$(SOURDOUGH) new-model --name "$(NAME)"
 
 schema: $(READY) ## write recipes/schema.json, which completes keys in editors
 	@$(SOURDOUGH) schema > recipes/.schema.json && mv recipes/.schema.json recipes/schema.json

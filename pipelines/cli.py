@@ -160,6 +160,15 @@ def export(options: argparse.Namespace) -> int:
     return 0
 
 
+def new_model(options: argparse.Namespace) -> int:
+    """A transformer of your own to go on from: a Python file, and a recipe that trains it."""
+    from pipelines.starts import write_new_model
+
+    code, recipe = write_new_model(options.name, options.to)
+    print(f"{code}: change what you like\n{recipe}: make run RECIPE={recipe}")
+    return 0
+
+
 def verify(options: argparse.Namespace) -> int:
     """Compare every finished file with its manifest."""
     from pipelines.store.artifacts import ArtifactStore
@@ -230,6 +239,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "verify": verify,
     "clean": clean,
     "schema": schema,
+    "new-model": new_model,
     "data": data,
 }
 LOOKING = ("check", "plan", "show", "report", "export", "verify")
@@ -332,6 +342,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_options(parser: argparse.ArgumentParser, verb: str) -> None:
     if verb == "schema":
+        return
+    if verb == "new-model":
+        parser.add_argument("--name", required=True, help="of the module: thing")
+        parser.add_argument(
+            "--to", type=_folder, metavar="FOLDER", default=Path("my_models"), help="default: my_models"
+        )
         return
     parser.add_argument("--store", type=_folder, default=Path("artifacts"), help="where finished work is kept")
     if verb == "clean":

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from transformers import (
+    AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -127,7 +129,7 @@ def fresh_model(model: ModelConfig | OwnModel, tokens: Tokens, seed: int) -> Pre
     return fresh
 
 
-NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}
+DROPOUT = ("dropout", "attention_dropout")
 """Fields of our configurations; TRL's own switch only finds modules, and ours are functions."""
 
 
@@ -141,7 +143,7 @@ def causal_lm(folder: Path, tokens: Tokens, *, base: Path | None = None, dropout
 
 def _full_lm(folder: Path, tokens: Tokens, *, dropout: bool, quantization: Any = None) -> PreTrainedModel:
     fields = {"quantization_config": quantization} if quantization else {}
-    fields |= {} if dropout else NO_DROPOUT
+    fields |= {} if dropout else dict.fromkeys(_dropout_in(folder), 0.0)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False, **fields)
     if tokens.vocab_size > model.config.vocab_size:
         raise ArtifactError(
@@ -177,9 +179,12 @@ def _start(ctx: StageContext) -> tuple[FromModelStage, Path, Path | None]:
 
 def dropout_of(ctx: StageContext) -> dict[str, float]:
     """The dropout in the saved config of the model that a stage starts from."""
-    folder = ctx.inputs.get("model.base", ctx.inputs["model"])
+    return _dropout_in(ctx.inputs.get("model.base", ctx.inputs["model"]))
+
+
+def _dropout_in(folder: Path) -> dict[str, float]:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return {name: config[name] for name in NO_DROPOUT if name in config}
+    return {name: config[name] for name in DROPOUT if name in config}
 
 
 def starting_reward_model(ctx: StageContext) -> PreTrainedModel:
@@ -197,11 +202,11 @@ def starting_reward_model(ctx: StageContext) -> PreTrainedModel:
 
 def reward_model(folder: Path, seed: int) -> PreTrainedModel:
     """The body of a language model with a fresh head of one score, drawn from the seed."""
-    config = custom_models.DecoderConfig.from_pretrained(folder, num_labels=1)
+    config: Any = AutoConfig.from_pretrained(folder, num_labels=1, trust_remote_code=False)
     torch.manual_seed(key(seed, "weights") % 2**63)
-    model = custom_models.DecoderForSequenceClassification(config)
-    body = custom_models.DecoderModel.from_pretrained(folder, dtype=torch.float32)
-    model.model.load_state_dict(body.state_dict())
+    model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    body = AutoModel.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
+    model.base_model.load_state_dict(body.state_dict())
     return model
 
 
@@ -209,7 +214,9 @@ def trained_reward_model(folder: Path, base: Path | None) -> PreTrainedModel:
     """What a reward stage made, in float32. An adapter is merged into its `base`, a language model."""
     if base is None:
         return AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
-    model = custom_models.DecoderForSequenceClassification.from_pretrained(base, num_labels=1, dtype=torch.float32)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        base, num_labels=1, dtype=torch.float32, trust_remote_code=False
+    )
     return merge_into(model, folder, base)
 
 

@@ -130,7 +130,7 @@ def test_dropout_in_dpo_would_show_in_the_first_loss(tmp_path: Path, monkeypatch
     causal_lm_folder(tmp_path / "base", MODEL.model_copy(update={"dropout": 0.3}))
     right = curve(context(tmp_path, "dpo", table, duration="1 steps"))
     assert right[0] == pytest.approx(math.log(2), abs=1e-6)
-    monkeypatch.setattr(inputs, "NO_DROPOUT", {})
+    monkeypatch.setattr(inputs, "DROPOUT", ())
     ctx = context(tmp_path, "dpo", table, duration="2 steps", beta=0.5)
     ctx = type(ctx)(ctx.job, ctx.inputs, tmp_path / "wrong", ctx.launch)
     for folder in (ctx.output, ctx.checkpoints, ctx.record):
