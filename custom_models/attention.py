@@ -36,6 +36,7 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(config.hidden_size, key_value_size, bias=config.attention_bias)
         self.v_proj = nn.Linear(config.hidden_size, key_value_size, bias=config.attention_bias)
         self.o_proj = nn.Linear(query_size, config.hidden_size, bias=config.attention_bias)
+        self.q_proj.role, self.o_proj.role = "query", "residual"  # type: ignore[assignment]  # for initialisers
         self.gate_proj = None
         if config.attention_output_gate:
             self.gate_proj = nn.Linear(config.hidden_size, query_size, bias=config.attention_bias)

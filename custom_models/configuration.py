@@ -16,6 +16,7 @@ CHOICES = {
     "norm": ("rms_norm", "layer_norm"),
     "norm_placement": ("pre", "post", "sandwich"),
     "feed_forward": ("swiglu", "geglu", "gelu", "gelu_exact", "relu", "relu2"),
+    "initializer": ("normal", "gpt2", "small_init", "xavier_uniform", "t5"),
 }
 GATED = ("swiglu", "geglu")
 LAYER_TYPES = ("full_attention", "sliding_attention")
@@ -71,6 +72,17 @@ class TransformerConfig(PreTrainedConfig):
     """pre: before each half of a block, and at the end; post: after each sum; sandwich: before and after each half."""
     feed_forward: str = "swiglu"
     """In "gelu" and "geglu" the activation is GPT-2's, the tanh approximation; "gelu_exact" is BERT's."""
+    num_experts: int | None = None
+    """Feed-forwards of a layer between which its router chooses; None: one, and no router."""
+    num_experts_per_tok: int = 2
+    num_shared_experts: int = 0
+    """Experts of the same width that every token goes through as well."""
+    moe_intermediate_size: int | None = None
+    """None, with experts: intermediate_size."""
+    norm_topk_prob: bool = True
+    """Whether the weights of a token's experts sum to one."""
+    router_aux_loss_coef: float | int = 0.01
+    router_z_loss_coef: float | int = 0.0
     qk_norm: bool = False
     attention_output_gate: bool = False
     """Multiply what each head reads by a sigmoid of the layer's input."""
@@ -87,7 +99,10 @@ class TransformerConfig(PreTrainedConfig):
     stochastic_depth: float | int = 0.0
     """How often a row skips half a block in training."""
     tie_word_embeddings: bool = True
+    initializer: str = "normal"
+    """The rule that weights start by; initializers.py has them."""
     initializer_range: float = 0.02
+    """Standard deviation, of "normal" and "gpt2"."""
     use_cache: bool = True
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
@@ -104,6 +119,9 @@ class TransformerConfig(PreTrainedConfig):
             self.head_dim = self.hidden_size // self.num_attention_heads
         if self.intermediate_size is None:
             self.intermediate_size = _intermediate_size(self.hidden_size, self.feed_forward)
+        if self.num_experts is not None and self.moe_intermediate_size is None:
+            self.moe_intermediate_size = self.intermediate_size
+        _check_experts(self)
         self.layer_types = _repeat(self.layer_types, self.num_hidden_layers)
         _check_attention(self)
         kwargs.setdefault("auto_map", dict(self.auto_classes))
@@ -209,6 +227,28 @@ def _check_sizes(config: TransformerConfig) -> None:
             f"hidden_size {config.hidden_size} is not a multiple of num_attention_heads {config.num_attention_heads}; "
             "change one of them or set head_dim"
         )
+
+
+def _check_experts(config: TransformerConfig) -> None:
+    count, chosen = config.num_experts, config.num_experts_per_tok
+    if config.initializer not in ("normal", "gpt2") and config.initializer_range != 0.02:
+        raise ValueError(f"initializer_range belongs to normal and gpt2, and initializer is {config.initializer}")
+    if count is None:
+        if config.num_shared_experts or config.moe_intermediate_size is not None:
+            raise ValueError("num_shared_experts and moe_intermediate_size need num_experts")
+        return
+    if not 1 <= chosen <= count or count < 2:
+        raise ValueError(f"num_experts_per_tok is {chosen} of num_experts {count}; it must choose from two or more")
+    if chosen == 1 and config.norm_topk_prob:
+        raise ValueError("num_experts_per_tok is 1, and norm_topk_prob makes its weight 1: no router learns from that")
+    if config.mlp_bias:
+        raise ValueError("mlp_bias: experts have no biases")
+    for field, least in (("num_shared_experts", 0), ("moe_intermediate_size", 1)):
+        if getattr(config, field) < least:
+            raise ValueError(f"{field} is {getattr(config, field)}; it must be at least {least}")
+    for field in ("router_aux_loss_coef", "router_z_loss_coef"):
+        if getattr(config, field) < 0:
+            raise ValueError(f"{field} is {getattr(config, field)}; it must not be below 0")
 
 
 def _intermediate_size(hidden_size: int, feed_forward: str) -> int:

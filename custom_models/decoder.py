@@ -3,23 +3,25 @@
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils import can_return_tuple
-from transformers.utils.output_capturing import capture_outputs
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import Attention
 from .configuration import DecoderConfig
 from .embeddings import EmbeddingsMixin
+from .initializers import initialise
 from .layers import Block, Head, build_norm
-from .masks import causal_masks, documents_of, is_packed
+from .masks import causal_masks, documents_of, is_packed, is_padding_mask
+from .moe import Router, SparseCausalLMOutput, router_outputs
 
 
 class DecoderPreTrainedModel(PreTrainedModel):
-    """What transformers must know of the family. Weights start as transformers' own initialisation leaves them:
-    normal with `initializer_range`, biases zero, norms one; there are no buffers to restore."""
+    """What transformers must know of the family; there are no buffers to restore."""
 
     config: DecoderConfig
     base_model_prefix = "model"
@@ -31,7 +33,15 @@ class DecoderPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    _can_record_outputs: ClassVar[dict[str, type]] = {"hidden_states": Block, "attentions": Attention}
+    _can_record_outputs: ClassVar[dict[str, type | OutputRecorder]] = {
+        "hidden_states": Block,
+        "attentions": Attention,
+        "router_logits": OutputRecorder(Router, index=0),
+    }
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        initialise(module, self.config)
 
 
 class DecoderModel(EmbeddingsMixin, DecoderPreTrainedModel):
@@ -115,7 +125,12 @@ class DecoderForCausalLM(DecoderPreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         **kwargs,
     ) -> CausalLMOutputWithPast:
-        """`labels` are the input ids themselves (shifted here), -100 where nothing is to be learned."""
+        """`labels` are the input ids themselves (shifted here), -100 where nothing is to be learned.
+
+        With experts, the output in training is a SparseCausalLMOutput, whose `aux_loss` the loss has in it; elsewhere
+        where `output_router_logits` asks for it."""
+        if self.config.num_experts is not None:
+            kwargs.setdefault("output_router_logits", self.training)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -129,10 +144,24 @@ class DecoderForCausalLM(DecoderPreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        return CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        values = {
+            "logits": logits,
+            "past_key_values": outputs.past_key_values,
+            "hidden_states": outputs.hidden_states,
+            "attentions": outputs.attentions,
+        }
+        if not outputs.get("router_logits"):
+            return CausalLMOutputWithPast(loss=loss, **values)
+        is_token = self._is_token(outputs.last_hidden_state, attention_mask, input_ids)
+        router = router_outputs(outputs.router_logits, is_token, self.config)
+        if loss is not None:
+            loss = loss + router["aux_loss"]
+        return SparseCausalLMOutput(loss=loss, **values, **router)
+
+    def _is_token(self, states: Tensor, attention_mask: Tensor | dict | None, input_ids: Tensor | None) -> Tensor:
+        """(rows, tokens): False for padding, which is what `attention_mask` marks, else what equals `pad_token_id`."""
+        if is_padding_mask(attention_mask):
+            return attention_mask[:, -states.shape[1] :].bool()
+        if input_ids is not None and self.config.pad_token_id is not None:
+            return input_ids != self.config.pad_token_id
+        return torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)

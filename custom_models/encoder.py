@@ -16,6 +16,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .attention import Attention
 from .configuration import EncoderConfig, TransformerConfig
 from .embeddings import EmbeddingsMixin
+from .initializers import initialise
 from .layers import Block, Head, build_norm
 from .masks import bidirectional_masks, documents_of, is_packed
 
@@ -34,6 +35,10 @@ class EncoderPreTrainedModel(PreTrainedModel):
         "hidden_states": Block,
         "attentions": OutputRecorder(Attention, index=1, layer_name="self_attn"),
     }
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        initialise(module, self.config)
 
 
 class EncoderModel(EmbeddingsMixin, EncoderPreTrainedModel):

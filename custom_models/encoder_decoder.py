@@ -20,6 +20,7 @@ from .attention import Attention, CrossAttention
 from .configuration import EncoderDecoderConfig
 from .embeddings import EmbeddingsMixin
 from .encoder import EncoderModel
+from .initializers import initialise
 from .layers import Block, Head, build_norm
 from .masks import causal_masks
 
@@ -46,6 +47,10 @@ class EncoderDecoderPreTrainedModel(PreTrainedModel):
         """Which names are the same matrix. Transformers ties nothing where `tie_word_embeddings` is false, and here the
         two halves may share embeddings without that."""
         return dict(self._tied_weights_keys or {})
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        initialise(module, self.config)
 
 
 class CrossDecoderModel(EmbeddingsMixin, EncoderDecoderPreTrainedModel):

@@ -1,4 +1,4 @@
-"""The parts of a block that see one token at a time: norms, feed-forwards; and the block that joins them."""
+"""The parts of a block that see one token at a time: norms, heads; and the block that joins them."""
 # mypy: no-strict-optional
 
 from collections.abc import Callable
@@ -8,50 +8,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .configuration import GATED, TransformerConfig
+from .configuration import TransformerConfig
+from .feed_forward import FeedForward
+from .moe import SparseFeedForward
 
 NORMS = {"rms_norm": nn.RMSNorm, "layer_norm": nn.LayerNorm}
 
 
 def build_norm(config: TransformerConfig, size: int) -> nn.Module:
     return NORMS[config.norm](size, eps=config.norm_eps)
-
-
-def squared_relu(states: Tensor) -> Tensor:
-    """Primer's activation (arXiv 2109.08668)."""
-    return F.relu(states).square()
-
-
-def tanh_gelu(states: Tensor) -> Tensor:
-    return F.gelu(states, approximate="tanh")
-
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "swiglu": F.silu,
-    "geglu": tanh_gelu,
-    "gelu": tanh_gelu,
-    "gelu_exact": F.gelu,
-    "relu": F.relu,
-    "relu2": squared_relu,
-}
-
-
-class FeedForward(nn.Module):
-    """Two projections with an activation between them; where gated (arXiv 2002.05202), a third scales its output."""
-
-    def __init__(self, config: TransformerConfig):
-        super().__init__()
-        self.activation = ACTIVATIONS[config.feed_forward]
-        self.gate_proj = None
-        if config.feed_forward in GATED:
-            self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        if self.gate_proj is None:
-            return self.down_proj(self.activation(self.up_proj(hidden_states)))
-        return self.down_proj(self.activation(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
 
 
 def softcapped(logits: Tensor, cap: float | None) -> Tensor:
@@ -89,7 +54,7 @@ class Block(GradientCheckpointingLayer):
             self.pre_cross_layernorm = build_norm(config, size) if before else None
             self.post_cross_layernorm = build_norm(config, size) if after else None
         self.pre_feedforward_layernorm = build_norm(config, size) if before and after else None
-        self.mlp = FeedForward(config)
+        self.mlp = FeedForward(config) if config.num_experts is None else SparseFeedForward(config)
         self.post_feedforward_layernorm = build_norm(config, size) if after else None
 
     def forward(

@@ -127,6 +127,7 @@ class RelativeBias(PositionBias):
     def __init__(self, config: TransformerConfig, *, is_causal: bool):
         super().__init__(config, is_causal=is_causal)
         self.relative_attention_bias = nn.Embedding(config.relative_attention_num_buckets, config.num_attention_heads)
+        self.relative_attention_bias.role = "bias"  # type: ignore[assignment]  # for initialisers
 
     def bias(self, distances: Tensor) -> Tensor:
         buckets = relative_buckets(

@@ -194,7 +194,11 @@ _COMMON = (
     *map(same, ("vocab_size", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id")),
     *(only(field, False) for field in ("scale_embeddings", "attention_output_gate")),
     *(only(field, None) for field in ("attn_logit_softcapping", "final_logit_softcapping")),
-    in_training_only("stochastic_depth"),
+    *(in_training_only("stochastic_depth"), unread("initializer"), only("num_experts", None)),
+    unread(
+        *("num_experts_per_tok", "num_shared_experts", "moe_intermediate_size", "norm_topk_prob"),
+        *("router_aux_loss_coef", "router_z_loss_coef"),
+    ),
 )
 _TIED = (same("tie_word_embeddings"), same("initializer_range"), only("attention_scaling", None))
 _DECODER = (*_COMMON, *_TIED, only("norm_placement", "pre"), only("embedding_norm", False), only("type_vocab_size", 0))

@@ -37,12 +37,13 @@ def estimate(plan: Plan, job: Job) -> Estimate:
     if isinstance(model, OwnModel):  # nobody knows its size before it is built
         return Estimate(tokens=_tokens(config, config.max_length or model.max_position_embeddings))
     tokenizers = [stage for stage in plan.recipe.stages.values() if isinstance(stage, TokenizerStage)]
-    size = parameters(model, max((stage.vocab_size for stage in tokenizers), default=0))
+    vocab_size = max((stage.vocab_size for stage in tokenizers), default=0)
+    size = parameters(model, vocab_size)
     tokens = _tokens(config, config.max_length or model.max_position_embeddings)
     return Estimate(
         parameters=size,
         tokens=tokens,
-        flops=6.0 * size * tokens if tokens else None,
+        flops=6.0 * active_parameters(model, vocab_size) * tokens if tokens else None,
         disk_bytes=4 * _trained(config, model, size) * (_CHECKPOINTS * _STATES + 1),
     )
 
@@ -72,17 +73,39 @@ def _is_outside(plan: Plan, job: Job) -> bool:
 
 
 def parameters(model: ModelConfig, vocab_size: int) -> int:
-    """Weights of a decoder, head included; norms and biases are left out as too small to matter."""
+    """All weights, head and all experts included; norms and biases are left out as too small to matter."""
     hidden, heads = model.hidden_size, model.num_attention_heads
     head = model.head_dim or hidden // heads
     key_value = model.num_key_value_heads or heads
-    wide = model.intermediate_size or model.default_intermediate_size
     attention = hidden * head * (2 * heads + 2 * key_value + (heads if model.attention_output_gate else 0))
-    feed_forward = hidden * wide * (3 if model.feed_forward in GATED else 2)
-    embeddings = vocab_size * hidden * (1 if model.tie_word_embeddings else 2)
+    feed_forward = _feed_forward(model)
+    if model.num_experts is not None:
+        feed_forward *= model.num_experts + model.num_shared_experts
+        feed_forward += hidden * model.num_experts  # the router
+    stacks, layers = 1, model.num_hidden_layers * (attention + feed_forward)
+    if model.architecture == "encoder_decoder":
+        stacks = 2
+        layers += model.num_hidden_layers * attention  # to the encoder
+        layers += (model.num_encoder_layers or model.num_hidden_layers) * (attention + feed_forward)
+    tables = (1 if model.share_embeddings else stacks) + (0 if model.tie_word_embeddings else 1)
+    embeddings = (vocab_size * tables + model.type_vocab_size * stacks) * hidden
     if model.position_embedding == "learned":
-        embeddings += model.max_position_embeddings * hidden
-    return model.num_hidden_layers * (attention + feed_forward) + embeddings
+        embeddings += model.max_position_embeddings * hidden * stacks
+    elif model.position_embedding == "relative_bias":
+        embeddings += model.relative_attention_num_buckets * heads * stacks
+    return layers + embeddings + (hidden * hidden if model.head_transform else 0)
+
+
+def active_parameters(model: ModelConfig, vocab_size: int) -> int:
+    """Those that a token meets: all but the experts that are not its own."""
+    idle = 0 if model.num_experts is None else model.num_experts - model.num_experts_per_tok
+    return parameters(model, vocab_size) - model.num_hidden_layers * idle * _feed_forward(model)
+
+
+def _feed_forward(model: ModelConfig) -> int:
+    """Weights of one feed-forward, or one expert."""
+    width = model.moe_intermediate_size or model.intermediate_size or model.default_intermediate_size
+    return model.hidden_size * width * (3 if model.feed_forward in GATED else 2)
 
 
 def _tokens(config: TrainStage, length: int) -> int | None:

@@ -1,9 +1,9 @@
 """Chapter `model`: a transformer described by its building blocks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from pipelines.recipe.base import Section
 
@@ -21,11 +21,21 @@ OF_POSITIONS = {
     "relative_bias": ("relative_attention_num_buckets", "relative_attention_max_distance"),
 }
 """Fields that only one position_embedding reads."""
+OF_EXPERTS = (
+    "num_experts_per_tok",
+    "num_shared_experts",
+    "moe_intermediate_size",
+    "norm_topk_prob",
+    "router_aux_loss_coef",
+    "router_z_loss_coef",
+)
+"""Fields that only a mixture of experts reads."""
 LayerType = Literal["full_attention", "sliding_attention"]
 
 OF_ARCHITECTURE = {
     "encoder": ("type_vocab_size", "head_transform", "head_bias", "pooler"),
     "encoder_decoder": ("num_encoder_layers", "share_embeddings", "scale_head"),
+    "decoder": ("num_experts",),
 }
 """Fields that only one architecture has."""
 
@@ -56,6 +66,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "transformer_2017": {
         "position_embedding": "sinusoidal",
         "scale_embeddings": True,
+        "initializer": "xavier_uniform",
         "norm": "layer_norm",
         "norm_placement": "post",
         "feed_forward": "relu",
@@ -68,6 +79,7 @@ STYLES: dict[str, dict[str, Any]] = {
         "feed_forward": "relu",
         "attention_scaling": 1.0,
         "scale_head": True,
+        "initializer": "t5",
     },
 }
 """A style is a named set of values; any field written in the recipe overrides it."""
@@ -132,6 +144,21 @@ class ModelConfig(Section):
     feed_forward: Literal["swiglu", "geglu", "gelu", "gelu_exact", "relu", "relu2"] = "swiglu"
     """Gated (swiglu, geglu: arXiv 2002.05202) or plain; gelu is GPT-2's approximation, gelu_exact BERT's; relu2 is the
     square of relu (arXiv 2109.08668)."""
+    num_experts: Annotated[int, Field(ge=2)] | None = None
+    """Feed-forwards of each layer, of which a router chooses some for each token (arXiv 2401.04088). Default: one, and
+    no router."""
+    num_experts_per_tok: PositiveInt = 2
+    """Experts that a token goes through."""
+    num_shared_experts: NonNegativeInt = 0
+    """Experts that every token goes through as well (arXiv 2401.06066)."""
+    moe_intermediate_size: PositiveInt | None = None
+    """Width of an expert. Default: intermediate_size."""
+    norm_topk_prob: bool = True
+    """Let the weights of a token's experts sum to one."""
+    router_aux_loss_coef: NonNegativeFloat = 0.01
+    """Weight of the load balancing loss of each row in pretraining (arXiv 2101.03961, eq. 4; 2412.19437, eq. 17)."""
+    router_z_loss_coef: NonNegativeFloat = 0.0
+    """Weight of the router's z-loss in pretraining (arXiv 2202.08906, eq. 5)."""
     qk_norm: bool = False
     """Normalise queries and keys per head before attention."""
     attention_output_gate: bool = False
@@ -168,8 +195,13 @@ class ModelConfig(Section):
     """Encoder: a bias for each entry of the vocabulary (BERT)."""
     pooler: bool = False
     """Encoder: a dense layer and tanh over the first token before a classifier (BERT)."""
+    initializer: Literal["normal", "gpt2", "small_init", "xavier_uniform", "t5"] = "normal"
+    """How weights start. normal: all with initializer_range; gpt2: the ends of sublayers smaller by the root of their
+    number (Radford 2019, 2.3); small_init: sqrt(2 / (5 hidden_size)) (arXiv 1910.05895), ends of sublayers as in
+    GPT-NeoX (arXiv 2204.06745); xavier_uniform: Glorot and Bengio 2010, as in arXiv 1706.03762; t5: 1 / sqrt(inputs),
+    Mesh TensorFlow's (arXiv 1910.10683)."""
     initializer_range: PositiveFloat = 0.02
-    """Standard deviation of the initial weights."""
+    """Standard deviation of the initial weights, where the initializer is normal or gpt2."""
 
     @model_validator(mode="before")
     @classmethod
@@ -195,6 +227,9 @@ class ModelConfig(Section):
         width = self.head_dim or self.hidden_size // self.num_attention_heads
         yield from self._architecture_faults()
         yield from self._position_faults(width)
+        yield from self._expert_faults()
+        if self.initializer not in ("normal", "gpt2") and self.initializer_range != 0.02:
+            yield f"initializer_range belongs to normal and gpt2, and initializer is {self.initializer}"
         slides = "sliding_attention" in (self.layer_types or ())
         if slides and self.sliding_window is None:
             yield "layer_types has sliding_attention, so sliding_window is needed"
@@ -227,9 +262,8 @@ class ModelConfig(Section):
         elif is_rope and round(share * width, 6) % 2:
             yield f"partial_rotary_factor ({share}) of {width} dimensions must be an even number of them"
         for owner, fields in OF_POSITIONS.items():
-            for field in fields if self.position_embedding != owner else ():
-                if getattr(self, field) != type(self).model_fields[field].default:
-                    yield f"{field} belongs to {owner}, and position_embedding is {self.position_embedding}"
+            for field in self._changed(fields) if self.position_embedding != owner else ():
+                yield f"{field} belongs to {owner}, and position_embedding is {self.position_embedding}"
         yield from self._rope_scaling_faults() if is_rope else ()
         buckets, distance = self.relative_attention_num_buckets, self.relative_attention_max_distance
         if buckets < 4 or buckets % 2:
@@ -241,6 +275,26 @@ class ModelConfig(Section):
             )
         if self.position_embedding == "sinusoidal" and self.hidden_size % 2:
             yield f"hidden_size ({self.hidden_size}) must be even for sinusoidal positions"
+
+    def _expert_faults(self) -> Iterator[str]:
+        if self.num_experts is None:
+            for field in self._changed(OF_EXPERTS):
+                yield f"{field} is set, so num_experts is needed"
+            return
+        if self.num_experts_per_tok > self.num_experts:
+            yield f"num_experts_per_tok ({self.num_experts_per_tok}) must be at most num_experts ({self.num_experts})"
+        if self.num_experts_per_tok == 1 and self.norm_topk_prob:
+            yield (
+                "num_experts_per_tok is 1, and a weight that sums to one alone teaches the router nothing; set "
+                "norm_topk_prob: false"
+            )
+        if self.mlp_bias:
+            yield "mlp_bias: experts have no biases; set mlp_bias: false"
+        if self.intermediate_size is not None and self.moe_intermediate_size is not None:
+            yield "intermediate_size and moe_intermediate_size are both the width of an expert; keep one"
+
+    def _changed(self, fields: Iterable[str]) -> list[str]:
+        return [field for field in fields if getattr(self, field) != type(self).model_fields[field].default]
 
     def _rope_scaling_faults(self) -> Iterator[str]:
         kind, original = self.rope_scaling_type, self.original_max_position_embeddings
@@ -270,6 +324,7 @@ class ModelConfig(Section):
             "num_key_value_heads": self.num_attention_heads,
             "head_dim": self.hidden_size // self.num_attention_heads,
             "intermediate_size": self.default_intermediate_size,
+            "moe_intermediate_size": self.default_intermediate_size,
         }
         values = {key: value for key, value in super().meaning().items() if implied.get(key) != value}
         if set(self.layer_types or ()) == {"full_attention"}:

@@ -68,6 +68,7 @@ def sft_config(config: SftStage, launch: LaunchSettings, *, output_dir: Path, ma
         padding_free=False,
         completion_only_loss=False,
         assistant_only_loss=False,
+        router_aux_loss_coef=0.0,
         loss_type="nll",
     )
     return _settled(arguments, config, launch)
@@ -99,6 +100,7 @@ def dpo_config(config: DpoStage, launch: LaunchSettings, *, output_dir: Path, ma
         precompute_ref_log_probs=False,
         sync_ref_model=False,
         use_weighting=False,
+        router_aux_loss_coef=0.0,
         f_divergence_type="reverse_kl",
         loss_type=[loss],
         loss_weights=None,

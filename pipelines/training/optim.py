@@ -126,7 +126,7 @@ class Groups:
     """Every trainable parameter, in exactly one place."""
 
     hidden_matrices: list[nn.Parameter]
-    """2-D weights inside blocks."""
+    """2-D weights inside blocks, and stacks of them: experts."""
     other_decayed: list[nn.Parameter]
     """Embeddings, heads and whatever else has two dimensions or more."""
     not_decayed: list[nn.Parameter]
@@ -143,7 +143,7 @@ def parameter_groups(model: nn.Module) -> Groups:
             continue
         if parameter.ndim < 2:
             groups.not_decayed.append(parameter)
-        elif parameter.ndim == 2 and id(parameter) not in outside and min(parameter.shape) > 1:
+        elif parameter.ndim in (2, 3) and id(parameter) not in outside and min(parameter.shape[-2:]) > 1:
             groups.hidden_matrices.append(parameter)
         else:
             groups.other_decayed.append(parameter)
@@ -212,7 +212,8 @@ def build_optimizer(model: nn.Module, settings: OptimSettings) -> torch.optim.Op
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised by Newton-Schulz, matrices of one shape together.
+    """Momentum, orthogonalised by Newton-Schulz, matrices of one shape together; in a stack of experts (experts, rows,
+    columns) each by itself.
 
     Not `torch.optim.Muon`: that iterates in bfloat16 whatever the weights are, and turns the last bits that another
     batch split leaves into loss differences of 4e-5. In float32 they stay below 1e-6."""
@@ -234,8 +235,9 @@ class Muon(torch.optim.Optimizer):
                 momenta = [self._momentum(parameter) for parameter in parameters]
                 torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
                 nesterov = torch._foreach_lerp(gradients, momenta, group["momentum"])
-                updates = list(orthogonal(torch.stack(nesterov).float(), self.TURNS).unbind())
-                scale = max(1.0, shape[0] / shape[1]) ** 0.5
+                matrices = torch.stack(nesterov).float()
+                updates = list(orthogonal(matrices.flatten(0, -3), self.TURNS).view_as(matrices).unbind())
+                scale = max(1.0, shape[-2] / shape[-1]) ** 0.5
                 if group["weight_decay"]:
                     torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
                 torch._foreach_add_(parameters, updates, alpha=-group["lr"] * scale)

@@ -20,27 +20,56 @@ from pipelines.training.exact import Exact, ExactTrainerMixin
 from pipelines.training.losses import causal_lm_loss, shifted
 
 
-def _loss_of_outputs(outputs: Mapping[str, Tensor], labels: Tensor, num_items_in_batch: Tensor | None = None) -> Tensor:
-    return causal_lm_loss(outputs["logits"], labels, num_items_in_batch)
-
-
 class PretrainTrainer(ExactTrainerMixin, Trainer):
-    """Next-token prediction on packed rows."""
+    """Next-token prediction on packed rows; with experts, and the losses that keep their router in balance."""
 
     def __init__(self, *, model: PreTrainedModel, args: TrainingArguments, rows: Any, exact: Exact, pad_id: int):
+        self._routed: list[tuple[Tensor, Tensor]] = []
+        """Router's losses and tokens of each expert, (layers, experts), of this step's micro batches so far."""
         super().__init__(
             model=model,
             args=args,
             rows=rows,
             exact=exact,
             train_dataset=rows,
-            compute_loss_func=_loss_of_outputs,
+            compute_loss_func=self._loss_of_outputs,
             data_collator=PackedCollator(pad_id),
         )
 
+    def _loss_of_outputs(
+        self, outputs: Mapping[str, Tensor], labels: Tensor, num_items_in_batch: Tensor | None = None
+    ) -> Tensor:
+        loss = causal_lm_loss(outputs["logits"], labels, num_items_in_batch)
+        if "aux_loss" not in outputs:
+            return loss
+        aux_loss = outputs["aux_loss"]
+        if num_items_in_batch is not None:
+            # A mean over this micro batch's tokens. Load balancing is a product of means, but of each row's own, so it
+            # is a sum over rows after all: divided like the cross entropy, by the targets of the whole step, it is the
+            # same however the step is cut up.
+            aux_loss = aux_loss * outputs["num_tokens"] / num_items_in_batch.clamp(min=1)
+        self._routed.append((aux_loss.detach(), outputs["expert_tokens"]))
+        return loss + aux_loss
+
+    def step_metrics(self, step: int) -> dict[str, float]:
+        """The router's part of the loss, and the largest and smallest share of tokens that an expert of a layer has."""
+        if not self._routed:
+            return {}
+        losses, tokens = (torch.stack(part).sum(dim=0) for part in zip(*self._routed, strict=True))
+        self._routed = []
+        losses, tokens = (self.accelerator.reduce(part, reduction="sum") for part in (losses, tokens))
+        shares = tokens / tokens.sum(dim=1, keepdim=True)
+        return {
+            "aux_loss": float(losses),
+            "expert_share_max": float(shares.amax(dim=1).mean()),
+            "expert_share_min": float(shares.amin(dim=1).mean()),
+        }
+
 
 class ExactSFTTrainer(ExactTrainerMixin, SFTTrainer):
-    """trl.SFTTrainer on rows of input_ids and labels; TRL normalises by the tokens of the whole step."""
+    """trl.SFTTrainer on rows of input_ids and labels; TRL normalises by the tokens of the whole step.
+
+    The losses of a router are pretraining's: here, as in reward, dpo and ppo, it only learns from the task."""
 
     def __init__(
         self,
@@ -51,6 +80,7 @@ class ExactSFTTrainer(ExactTrainerMixin, SFTTrainer):
         exact: Exact,
         processing_class: PreTrainedTokenizerBase,
     ):
+        coefficient = getattr(model.config, "router_aux_loss_coef", None)
         super().__init__(
             model=model,
             args=args,
@@ -60,6 +90,9 @@ class ExactSFTTrainer(ExactTrainerMixin, SFTTrainer):
             data_collator=ChatCollator(processing_class.pad_token_id),
             train_dataset=HFDataset.from_list([{"input_ids": [0], "labels": [0]}]),
         )
+        if coefficient is not None:  # TRL keeps its own switch in the model's config, which would be saved
+            model.config.router_aux_loss_coef = coefficient
+            del model.config.output_router_logits
         _use_plain_head_on_cpu(model)
 
 

@@ -70,8 +70,8 @@ def test_a_saved_model_reloads_whole_and_bit_for_bit(tmp_path, parts, is_tied, d
 def test_the_folder_holds_the_modules_it_needs_and_no_others(tmp_path):
     DecoderForCausalLM(DecoderConfig(**SMALL)).save_pretrained(tmp_path)
     modules = {file.stem for file in tmp_path.glob("*.py")}
-    shared = {"configuration", "positions", "layers", "attention", "embeddings", "masks"}
-    assert modules == {*shared, "decoder", "heads"}
+    shared = {"configuration", "positions", "layers", "attention", "embeddings", "masks", "moe", "feed_forward"}
+    assert modules == {*shared, "decoder", "heads", "initializers"}
 
 
 def test_a_folder_loads_alone_in_a_process_without_this_package(tmp_path):
