@@ -32,6 +32,7 @@ from pipelines.recipe.stages import (
 )
 from pipelines.recipe.task_files import find_task
 from pipelines.recipe.tree import format_path
+from pipelines.recipe.word_files import word_files
 
 
 class DataJob(StageConfig):
@@ -84,6 +85,8 @@ class Job(Section):
     files: dict[str, str] = Field(default_factory=dict)
     """Local files that decide the result (absolute path -> sha256): dataset files, chat template, task files and
     their rows."""
+    named_files: dict[str, str] = Field(default_factory=dict)
+    """Role -> which of these files it is, where a task reads several: `task.<i>.pairs`, `task.<i>.analogies`."""
     world: int | None = None
     """Version of the built-in world, where the job takes rows, questions or rewards from it."""
     inputs: dict[str, Input] = Field(default_factory=dict)
@@ -126,6 +129,8 @@ class Job(Section):
             facts["world"] = self.world
         if self.files:
             facts["files"] = [[format_of(path), digest] for path, digest in self.files.items()]
+        if self.named_files:
+            facts["named_files"] = {role: self.files[path] for role, path in self.named_files.items()}
         if self.inputs:
             facts["inputs"] = {role: [item.fingerprint, item.share] for role, item in self.inputs.items()}
         return facts
@@ -250,6 +255,7 @@ class _Planner:
         files: dict[str, str] | None = None,
         model: ModelConfig | None = None,
         reads_world: bool = False,
+        named_files: dict[str, str] | None = None,
     ) -> Job:
         seed = None
         if config.draws:
@@ -257,7 +263,15 @@ class _Planner:
             seed = self.recipe.seed if own is None else own
         world = MICROWORLD_VERSION if reads_world else None
         job = Job(
-            name=name, stage=stage, config=config, seed=seed, model=model, files=files or {}, world=world, inputs=inputs
+            name=name,
+            stage=stage,
+            config=config,
+            seed=seed,
+            model=model,
+            files=files or {},
+            named_files=named_files or {},
+            world=world,
+            inputs=inputs,
         )
         if self.jobs.setdefault(name, job) != job:
             key = ("stages", stage) if stage in self.recipe.stages else ("data", stage)
@@ -282,19 +296,22 @@ class _Planner:
     def _evaluation(self, name: str, config: EvaluateStage, model: str) -> Job:
         tokenizer = self.tokenizer_of(model)
         inputs = {"model": _read(self.stage(model)[0])}
-        files: dict[str, str] = {}
+        files, named = dict[str, str](), dict[str, str]()
         reads_world = any(task.reward_funcs in REWARD_FUNCTIONS for task in config.tasks)
         for index, task in enumerate(config.tasks):
             if local := find_task(task.name, self.path):
                 files |= {str(path): self.digest(path) for path in local.files}
                 reads_world |= "builtin" in local.values
+            for field, path in word_files(task.pairs, task.analogies, self.path).items():
+                files[str(path)] = self.digest(path)
+                named[f"task.{index}.{field}"] = str(path)
             if task.data is not None:
                 inputs[f"task.{index}.data"] = _read(self._tokens(task.data, tokenizer))
             if task.reward_funcs is not None:
                 key = ("stages", name, "tasks", index, "reward_funcs")
                 inputs |= self._rewarding(key, task.reward_funcs, tokenizer, f"task.{index}.reward_model")
         config = config.model_copy(update={"models": (model,)})
-        return self._add(f"{name}-{model}", name, config, inputs, files, reads_world=reads_world)
+        return self._add(f"{name}-{model}", name, config, inputs, files, None, reads_world, named)
 
     def _rewarding(self, key: KeyPath, function: str, tokenizer: str, role: str) -> dict[str, Input]:
         if function in REWARD_FUNCTIONS:

@@ -280,6 +280,7 @@ _PATTERNS = {
     "^[0-9a-f]{40}$": "a commit of 40 hex digits",
     r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$": "a dataset's name such as org/name",
     r"^[A-Za-z0-9][\w./-]*$": "a task's name",
+    r"^\S(.*\S)?$": "a word without spaces around it",
 }
 
 
