@@ -73,6 +73,8 @@ class Job(Section):
     files: dict[str, str] = Field(default_factory=dict)
     """Local files that decide the result (absolute path -> sha256): dataset files, chat template, task files and
     their rows."""
+    named_files: dict[str, str] = Field(default_factory=dict)
+    """Role -> which of these files it is, where a task reads several: `task.<i>.pairs`, `task.<i>.analogies`."""
     world: int | None = None
     """Version of the built-in world, where the job takes rows, questions or rewards from it."""
     inputs: dict[str, Input] = Field(default_factory=dict)
@@ -125,6 +127,8 @@ class Job(Section):
             facts["world"] = self.world
         if self.files:
             facts["files"] = [[format_of(path), digest] for path, digest in self.files.items()]
+        if self.named_files:
+            facts["named_files"] = {role: self.files[path] for role, path in self.named_files.items()}
         if self.inputs:
             facts["inputs"] = {role: [item.fingerprint, item.share] for role, item in self.inputs.items()}
         return facts

@@ -24,6 +24,7 @@ from pipelines.recipe.stages import (
 )
 from pipelines.recipe.task_files import find_task
 from pipelines.recipe.tree import format_path
+from pipelines.recipe.word_files import word_files
 
 Digest = Callable[[Path], str]
 Position = Callable[[KeyPath], tuple[str, int, int]]
@@ -96,6 +97,7 @@ class _Planner:
         files: dict[str, str] | None = None,
         model: ModelConfig | OwnModel | None = None,
         reads_world: bool = False,
+        named_files: dict[str, str] | None = None,
     ) -> Job:
         seed = None
         if config.draws:
@@ -103,7 +105,15 @@ class _Planner:
             seed = self.recipe.seed if own is None else own
         world = MICROWORLD_VERSION if reads_world else None
         job = Job(
-            name=name, stage=stage, config=config, seed=seed, model=model, files=files or {}, world=world, inputs=inputs
+            name=name,
+            stage=stage,
+            config=config,
+            seed=seed,
+            model=model,
+            files=files or {},
+            named_files=named_files or {},
+            world=world,
+            inputs=inputs,
         )
         if isinstance(model, OwnModel):
             job = job.model_copy(update=self._own(model))
@@ -136,19 +146,22 @@ class _Planner:
         tokenizer = self.tokenizer_of(model)
         start = self._source(model)
         inputs = self._weights("model", model)
-        files: dict[str, str] = {}
+        files, named = dict[str, str](), dict[str, str]()
         reads_world = any(task.reward_funcs in REWARD_FUNCTIONS for task in config.tasks)
         for index, task in enumerate(config.tasks):
             if local := find_task(task.name, self.path):
                 files |= {str(path): self.digest(path) for path in local.files}
                 reads_world |= "builtin" in local.values
+            for field, path in word_files(task.pairs, task.analogies, self.path).items():
+                files[str(path)] = self.digest(path)
+                named[f"task.{index}.{field}"] = str(path)
             if task.data is not None:
                 inputs[f"task.{index}.data"] = _read(self._tokens(task.data, tokenizer))
             if task.reward_funcs is not None:
                 key = ("stages", name, "tasks", index, "reward_funcs")
                 inputs |= self._rewarding(key, task.reward_funcs, tokenizer, f"task.{index}.reward_model")
         config = config.model_copy(update={"models": (model,)})
-        return self._add(f"{name}-{start.name}", name, config, inputs, files, reads_world=reads_world)
+        return self._add(f"{name}-{start.name}", name, config, inputs, files, None, reads_world, named)
 
     def _rewarding(self, key: KeyPath, function: str, tokenizer: Source, role: str) -> dict[str, Input]:
         if function in REWARD_FUNCTIONS:

@@ -294,6 +294,7 @@ _PATTERNS = {
     r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$": "a dataset's name such as org/name",
     r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$": "a model's name such as org/name",
     r"^[A-Za-z0-9][\w./-]*$": "a task's name",
+    r"^\S(.*\S)?$": "a word without spaces around it",
 }
 
 

@@ -20,6 +20,7 @@ from pipelines.recipe.stages import (
 )
 from pipelines.recipe.task_files import find_task
 from pipelines.recipe.training import StageConfig, TrainStage
+from pipelines.recipe.word_files import READERS
 from pipelines.recipe.words import did_you_mean
 
 MAKES = {
@@ -49,6 +50,7 @@ def find_wrong_references(outline: Outline, recipe_path: Path) -> Iterator[Fault
             case EvaluateStage():
                 yield from _tasks(at, stage, outline)
                 yield from _task_files(at, stage, recipe_path)
+                yield from _word_files(at, stage, recipe_path)
         yield from _outside_models(at, stage, recipe_path)
     yield from _circles(outline)
     yield from find_wrong_models(outline, recipe_path)
@@ -275,6 +277,28 @@ def _task_files(at: KeyPath, stage: EvaluateStage, recipe_path: Path) -> Iterato
                     yield Fault(where, f"there is no task file '{name}'{_task_hint(name, recipe_path)}")
             except DataError as error:
                 yield Fault(where, str(error))
+
+
+def _word_files(at: KeyPath, stage: EvaluateStage, recipe_path: Path) -> Iterator[Fault]:
+    """The task embeddings: once in a stage, and its files as they should be."""
+    asked = [
+        (index, task)
+        for index, task in enumerate(given(stage, "tasks") or ())
+        if isinstance(task, TaskConfig) and given(task, "name") == "embeddings"
+    ]
+    for index, task in asked:
+        where, first = (*at, "tasks", index), asked[0]
+        if task != first[1]:
+            yield Fault(where, f"embeddings is asked twice, first as tasks[{first[0]}]; ask all in one task")
+        for field, read in READERS.items():
+            name = given(task, field)
+            if name and not paths.is_file(recipe_path.parent / name):
+                yield Fault((*where, field), f"there is no file '{name}' (looked from {recipe_path.parent}/)")
+            elif name:
+                try:
+                    read(recipe_path.parent / name)
+                except DataError as error:
+                    yield Fault((*where, field), str(error))
 
 
 def _task_hint(name: str, recipe_path: Path) -> str:

@@ -108,6 +108,8 @@ def _loosen(definitions: Schema) -> None:
     evaluate["models"] = _or_item(evaluate["models"], evaluate["models"]["items"])
     task = {"anyOf": [{"type": "string"}, {"$ref": "#/definitions/TaskConfig"}]}
     evaluate["tasks"] = _or_item(evaluate["tasks"] | {"items": task}, task)
+    words = definitions["TaskConfig"]["properties"]["words"]
+    definitions["TaskConfig"]["properties"]["words"] = _or_item(words, words["items"])
     size = definitions["TokenizerStage"]["properties"]["max_bytes"]
     definitions["TokenizerStage"]["properties"]["max_bytes"] = {"description": size["description"], **_SIZE}
     launches = definitions["Launch"]["properties"]["stages"]

@@ -218,7 +218,7 @@ def _bare_task(value: Any) -> Any:
 
 
 class TaskConfig(Section):
-    """One benchmark: a name of lm-eval or of recipes/tasks, or one of ours: bits_per_byte, reward."""
+    """One benchmark: a name of lm-eval or of recipes/tasks, or one of ours: bits_per_byte, reward, embeddings."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w./-]*$")]
     """The task's name."""
@@ -234,6 +234,12 @@ class TaskConfig(Section):
     """reward: most new tokens of a completion."""
     temperature: NonNegativeFloat = 1.0
     """reward: sampling temperature; 0 is greedy."""
+    words: Annotated[tuple[Annotated[str, Field(pattern=r"^\S(.*\S)?$")], ...], Bare] = ()
+    """embeddings: words whose neighbours are listed, and that are drawn as a map."""
+    pairs: Annotated[str | None, LocalFile()] = None
+    """embeddings: a file of word pairs scored by people, relative to the recipe; a line is `old<tab>new<tab>1.58`."""
+    analogies: Annotated[str | None, LocalFile()] = None
+    """embeddings: a file of analogies, relative to the recipe; a line is `man king woman queen`."""
 
     def faults(self) -> Iterator[str]:
         if self.name in ("bits_per_byte", "reward") and self.data is None:
@@ -242,12 +248,20 @@ class TaskConfig(Section):
             yield "task reward needs reward_funcs: a reward stage or a function of pipelines/rewards.py"
         if self.name not in ("bits_per_byte", "reward") and self.data is not None:
             yield f"data: belongs to the tasks bits_per_byte and reward, not to {self.name}"
-        if self.name in ("bits_per_byte", "reward") and self.num_fewshot:
+        if self.name in ("bits_per_byte", "reward", "embeddings") and self.num_fewshot:
             yield f"num_fewshot: belongs to benchmarks that ask questions, not to {self.name}"
         if self.name != "reward":
             for field in ("reward_funcs", "max_completion_length", "temperature"):
                 if getattr(self, field) != type(self).model_fields[field].default:
                     yield f"{field}: belongs to the task reward, not to {self.name}"
+        if self.name != "embeddings":
+            for field in ("words", "pairs", "analogies"):
+                if getattr(self, field) != type(self).model_fields[field].default:
+                    yield f"{field}: belongs to the task embeddings, not to {self.name}"
+        elif self.limit is not None:
+            yield "limit: has no meaning for embeddings, which asks every line of its files; leave it out"
+        if len(set(self.words)) < len(self.words):
+            yield f"words: '{next(word for word in self.words if self.words.count(word) > 1)}' is named twice; keep one"
 
 
 SCORED = (*LANGUAGE_MODELS, ArtifactKind.CLASSIFIER)

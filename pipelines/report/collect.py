@@ -109,6 +109,18 @@ class SampleFacts(Fact):
     completion: str
 
 
+class WordFacts(Fact):
+    """What one stage's embeddings say of the words that a task names."""
+
+    stage: str
+    neighbours: dict[str, list[tuple[str, float]]]
+    """Word -> the nearest ones with their cosines, nearest first."""
+    points: dict[str, tuple[float, float]]
+    """Word -> where it lies on the plane of the two principal components."""
+    explained: tuple[float, float]
+    """Share of the variance along each."""
+
+
 class Edge(Fact):
     """What one job read of another."""
 
@@ -135,6 +147,7 @@ class Report(Fact):
     data: list[DataFacts]
     uses: list[UseFacts]
     samples: list[SampleFacts]
+    words: list[WordFacts] = []
     provenance: dict[str, Any]
     """Of the job that finished last: versions, commit, machine."""
 
@@ -195,6 +208,7 @@ def collect(plan: Plan, store: ArtifactStore) -> Report:
         data=[_data(job, artifact, _tokens(plan, job, done)) for job, artifact in finished if job.kind == "data"],
         uses=[use for job, artifact in finished for use in _uses(plan, job, artifact)],
         samples=_unique(sample for job, artifact in scored for sample in _samples(job, artifact)),
+        words=[word for job, artifact in scored for word in _words(job, artifact)],
         provenance=dict(newest.provenance) if newest else {},
     )
 
@@ -252,6 +266,11 @@ def _scores(job: Job, artifact: Artifact) -> list[ScoreFacts]:
 def _samples(job: Job, artifact: Artifact) -> list[SampleFacts]:
     stage = job.inputs["model"].job
     return [SampleFacts(stage=stage, **sample) for sample in _evaluation(artifact)["samples"]]
+
+
+def _words(job: Job, artifact: Artifact) -> list[WordFacts]:
+    found = _evaluation(artifact).get("embeddings")
+    return [WordFacts(stage=job.inputs["model"].job, **found)] if found else []
 
 
 def _evaluation(artifact: Artifact) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from pipelines.report import lineage
 from pipelines.report.collect import MODELS, Report, SampleFacts, StageFacts
 from pipelines.report.figures import seconds_text, short
-from pipelines.report.plots import plots
+from pipelines.report.plots import maps, plots
 from pipelines.report.table import LEGEND, tables
 from pipelines.report.text import visible
 
@@ -35,6 +35,7 @@ def page(report: Report) -> str:
         picture=lineage.picture(report),
         box={"width": lineage.WIDTH, "height": lineage.HEIGHT},
         plots=[(plot, Markup(plot.svg)) for plot in plots(report)],
+        maps=[(plot, Markup(plot.svg)) for plot in maps(report)],
         samples=_samples(report),
         trained=[stage for stage in report.stages if stage.kind in MODELS],
         versions=report.provenance.get("versions", {}),

@@ -1,24 +1,28 @@
-"""Curves of a run as inline SVG, readable on light and on dark paper. The only module that knows matplotlib."""
+"""Curves and maps of a run as inline SVG, readable on light and dark paper. The only module that knows matplotlib."""
 
 import json
 import logging
 import math
 import re
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from pipelines.report import floor
-from pipelines.report.collect import Report, StageFacts
+from pipelines.report.collect import Report, StageFacts, WordFacts
 from pipelines.report.figures import thinned
+from pipelines.report.text import visible
 
 INK = "#010203"
 """Stands for the page's own text colour, whatever that is."""
 BLUE, ORANGE, GREY = "#4c86c6", "#d9822b", "#8a8f98"
 POINTS = 300
 SIZE = (4.6, 2.35)
+MAP_SIZE = (4.6, 3.6)
 FLOOR_TEXTS = 200
 """Texts from which the entropy is known well enough for a line."""
 
@@ -55,6 +59,11 @@ def plots(report: Report) -> list[Plot]:
             if plot:
                 found.append(plot)
     return found
+
+
+def maps(report: Report) -> list[Plot]:
+    """Words of every model that was asked for its embeddings, on their two principal components."""
+    return [Plot(words.stage, "words by their embeddings", _map(words)) for words in report.words]
 
 
 def _loss(stage: StageFacts, lines: Sequence[dict[str, Any]], report: Report) -> Plot | None:
@@ -169,6 +178,34 @@ def _entropy(stage: StageFacts, report: Report) -> float | None:
 
 
 def _svg(series: Sequence[Series], *, xlabel: str, entropy: float | None = None) -> str:
+    with _figure() as (axes, finished):
+        for line in series:
+            _draw(axes, line)
+        if entropy is not None:
+            axes.axhline(entropy, color=GREY, linewidth=1, linestyle=(0, (2, 2)), label="entropy of the text")
+        axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.5)
+        axes.set_xlabel(xlabel)
+        axes.margins(x=0.02)
+        if len(series) + (entropy is not None) > 1:
+            axes.legend(frameon=False, loc="best", handlelength=1.4)
+        return finished()
+
+
+def _map(words: WordFacts) -> str:
+    with _figure(MAP_SIZE) as (axes, finished), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of letters that matplotlib's font lacks; the page's font draws them
+        for word, (x, y) in words.points.items():
+            axes.plot([x], [y], "o", color=BLUE, markersize=3)
+            axes.annotate(visible(word), (x, y), (3, 3), textcoords="offset points", fontsize=8, parse_math=False)
+        axes.margins(0.12)
+        axes.set_xlabel(f"{words.explained[0]:.0%} of the variance")
+        axes.set_ylabel(f"{words.explained[1]:.0%}")
+        return finished()
+
+
+@contextmanager
+def _figure(size: tuple[float, float] = SIZE) -> Iterator[tuple[Any, Callable[[], str]]]:
+    """(axes, what makes them a picture), in our style."""
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it complains of a HOME that it cannot write into
     import matplotlib
     from matplotlib.figure import Figure
@@ -187,22 +224,17 @@ def _svg(series: Sequence[Series], *, xlabel: str, entropy: float | None = None)
         "xtick.labelcolor": INK,
         "ytick.labelcolor": INK,
     }
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=SIZE, layout="constrained")
-        axes = figure.subplots()
-        for line in series:
-            _draw(axes, line)
-        if entropy is not None:
-            axes.axhline(entropy, color=GREY, linewidth=1, linestyle=(0, (2, 2)), label="entropy of the text")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.5)
-        axes.set_xlabel(xlabel)
-        axes.margins(x=0.02)
-        if len(series) + (entropy is not None) > 1:
-            axes.legend(frameon=False, loc="best", handlelength=1.4)
+
+    def finished() -> str:
         out = StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _inline(out.getvalue())
+        return _inline(out.getvalue())
+
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots()
+        axes.spines[["top", "right"]].set_visible(False)
+        yield axes, finished
 
 
 def _draw(axes: Any, line: Series) -> None:

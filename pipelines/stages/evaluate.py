@@ -9,6 +9,7 @@ from accelerate import PartialState
 from pipelines.data.tokens import TokenTable
 from pipelines.errors import DataError
 from pipelines.evaluation.bits import score_bits
+from pipelines.evaluation.embedding_task import describe_words, score_embeddings
 from pipelines.evaluation.harness import score_task
 from pipelines.evaluation.labels import labels
 from pipelines.evaluation.scoring import score_reward
@@ -47,6 +48,9 @@ def run(ctx: StageContext) -> Metrics:
             "scores": scores,
             "samples": samples,
         }
+        for task in config.tasks:
+            if task.words:
+                report["embeddings"] = describe_words(subject, task)
         text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
         (ctx.output / SCORES).write_text(text, encoding="utf-8")
     PartialState().wait_for_everyone()  # a process that ends early may take the one that writes with it
@@ -78,6 +82,14 @@ def _rows(
             reward_model=ctx.inputs.get(f"task.{number}.reward_model"),
             reward_base=ctx.inputs.get(f"task.{number}.reward_model.base"),
             seed=cast(int, ctx.job.seed),
+        )
+    if task.name == "embeddings":
+        files = {
+            field: Path(path) if (path := ctx.job.named_files.get(f"task.{number}.{field}")) else None
+            for field in ("pairs", "analogies")
+        }
+        return score_embeddings(
+            subject, pairs=files["pairs"], analogies=files["analogies"], seed=cast(int, ctx.job.seed)
         )
     return score_task(
         subject,
