@@ -11,6 +11,7 @@ from pipelines.recipe.finetune import FinetuneStage
 from pipelines.recipe.fits import find_wrong_launch
 from pipelines.recipe.kinds import ARCHITECTURES, BY_OBJECTIVE, architecture_of, made_by
 from pipelines.recipe.outline import UNKNOWN, Fault, Outline, given
+from pipelines.recipe.spans import noise_lengths
 from pipelines.recipe.stages import (
     REWARD_FUNCTIONS,
     EvaluateStage,
@@ -53,6 +54,8 @@ def find_wrong_references(outline: Outline, recipe_path: Path) -> Iterator[Fault
         if isinstance(stage, PretrainStage | FinetuneStage):
             yield from _random_start(at, stage, outline)
             yield from _architecture(at, stage, outline)
+        if isinstance(stage, PretrainStage):
+            yield from _objective_tokens(at, stage, outline)
     yield from _circles(outline)
     yield from _tokenizers(outline)
     yield from _names(outline)
@@ -238,6 +241,25 @@ def _architecture(at: KeyPath, stage: PretrainStage | FinetuneStage, outline: Ou
         has = given(outline.data.get(name), "format")
         if wanted and has in ("labelled", "pairs") and has != wanted:
             yield Fault((*at, "data", name), f"{task} needs {wanted} data, but '{name}' is {has}")
+
+
+def _objective_tokens(at: KeyPath, stage: PretrainStage, outline: Outline) -> Iterator[Fault]:
+    """Whether the tokenizer has what the objective puts in the place of text."""
+    objective, name = given(stage, "objective"), _tokenizer_of(at[-1], outline)
+    tokenizer = outline.stages.get(name) if name else None
+    has_mask, sentinels = given(tokenizer, "mask_token"), given(tokenizer, "num_sentinels")
+    if objective == "masked_lm" and has_mask is False:
+        yield Fault((*at, "objective"), f"masked_lm needs a mask token; write mask_token: true in stages.{name}")
+    length = given(stage, "max_length") or given(outline.model, "max_position_embeddings")
+    density, mean = given(stage, "noise_density"), given(stage, "mean_noise_span_length")
+    if objective == "span_corruption" and length and density and mean and sentinels is not UNKNOWN:
+        _, needed = noise_lengths(length, density, mean)
+        if needed > sentinels:
+            yield Fault(
+                (*at, "objective"),
+                f"span_corruption needs {needed} sentinels for rows of {length} tokens, and the tokenizer has "
+                f"{sentinels}; write num_sentinels: {needed} in stages.{name}",
+            )
 
 
 def _lengths(at: KeyPath, stage: TrainStage, outline: Outline) -> Iterator[Fault]:

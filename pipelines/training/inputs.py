@@ -112,10 +112,17 @@ NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}
 
 
 def causal_lm(folder: Path, tokens: Tokens, *, dropout: bool = True) -> PreTrainedModel:
-    """A language model of an earlier stage, in float32: the master weights.
+    """A causal language model of an earlier stage, in float32: the master weights.
 
     Without dropout its config says so too: pass `dropout_of(folder)` when saving."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **({} if dropout else NO_DROPOUT))
+    return pretrained(AutoModelForCausalLM, folder, tokens, {} if dropout else NO_DROPOUT)
+
+
+def pretrained(
+    auto_class: Any, folder: Path, tokens: Tokens, config_values: Mapping[str, float] | None = None
+) -> PreTrainedModel:
+    """What one of transformers' Auto classes makes of an earlier stage, in float32."""
+    model = auto_class.from_pretrained(folder, dtype=torch.float32, **(config_values or {}))
     if tokens.vocab_size > model.config.vocab_size:
         raise ArtifactError(
             f"{folder}: its tokenizer knows {tokens.vocab_size} tokens, and the model has {model.config.vocab_size} "

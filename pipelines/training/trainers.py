@@ -1,7 +1,7 @@
 """Thin trainers: our ids and labels in, Hugging Face's losses, our order, checkpoints and guards."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any
@@ -15,27 +15,32 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
-from pipelines.data.collate import IGNORED, ChatCollator, PackedCollator, PairCollator, RewardCollator
+from pipelines.data.collate import IGNORED, Batch, ChatCollator, PairCollator, RewardCollator
 from pipelines.training.exact import Exact, ExactTrainerMixin
-from pipelines.training.losses import causal_lm_loss, shifted
-
-
-def _loss_of_outputs(outputs: Mapping[str, Tensor], labels: Tensor, num_items_in_batch: Tensor | None = None) -> Tensor:
-    return causal_lm_loss(outputs["logits"], labels, num_items_in_batch)
+from pipelines.training.losses import shifted
 
 
 class PretrainTrainer(ExactTrainerMixin, Trainer):
-    """Next-token prediction on packed rows."""
+    """Language modelling on rows of text. `loss` takes outputs, labels and num_items_in_batch."""
 
-    def __init__(self, *, model: PreTrainedModel, args: TrainingArguments, rows: Any, exact: Exact, pad_id: int):
+    def __init__(
+        self,
+        *,
+        model: PreTrainedModel,
+        args: TrainingArguments,
+        rows: Any,
+        exact: Exact,
+        collator: Callable[[Sequence[Any]], Batch],
+        loss: Callable[..., Tensor],
+    ):
         super().__init__(
             model=model,
             args=args,
             rows=rows,
             exact=exact,
             train_dataset=rows,
-            compute_loss_func=_loss_of_outputs,
-            data_collator=PackedCollator(pad_id),
+            compute_loss_func=loss,
+            data_collator=collator,
         )
 
 
