@@ -21,7 +21,7 @@ from custom_models import DecoderConfig, DecoderForCausalLM
 from pipelines.data.collate import PackedCollator
 from pipelines.data.schedule import Schedule
 from pipelines.training.exact import ARGUMENTS, Exact
-from pipelines.training.losses import causal_lm_loss
+from pipelines.training.losses import causal_lm_loss, causal_outputs_loss
 from pipelines.training.optim import OptimSettings, build_optimizer, build_scheduler
 from pipelines.training.trainers import PretrainTrainer
 
@@ -96,7 +96,8 @@ def trainer_run(
             ),
             rows=rows,
             exact=Exact(seed=0, checkpoint_every=10**9, optim=optim, record=Path(folder)),
-            pad_id=2,
+            collator=PackedCollator(2),
+            loss=causal_outputs_loss,
         )
         trainer.train()
         return trainer.metrics_log.seconds / steps

@@ -71,22 +71,32 @@ class DecoderModel(EmbeddingsMixin, DecoderPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
+        prefix_mask: Tensor | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPast:
-        """Without `use_cache`, a cache is made outside training only."""
+        """Without `use_cache`, a cache is made outside training only.
+
+        `prefix_mask`, (rows, tokens) of booleans, marks the first tokens of each document that see each other in both
+        directions (prefix LM, arXiv 1910.10683, 3.2.1). Nothing sets it in `generate()`, which stays causal."""
         inputs_embeds = self.embedded(input_ids, inputs_embeds)
+        if prefix_mask is not None and (past_key_values is not None or isinstance(attention_mask, dict)):
+            raise ValueError("prefix_mask is for whole rows; it cannot be used with past_key_values or prepared masks")
         packed = is_packed(position_ids, attention_mask, past_key_values)
         if packed and len(inputs_embeds) > 1 and "flash" in self.config._attn_implementation:
             raise ValueError("flash attention keeps packed documents apart in one flattened row only; use sdpa")
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
-        if use_cache and past_key_values is None and not packed:
+        if use_cache and past_key_values is None and not packed and prefix_mask is None:
             past_key_values = DynamicCache(config=self.config)
 
         num_past = past_key_values.get_seq_length() if past_key_values is not None else 0
         positions = self.positions(inputs_embeds, attention_mask, position_ids, num_past)
-        documents = documents_of(position_ids, attention_mask) if packed else None
-        masks = causal_masks(self.config, inputs_embeds, attention_mask, documents, past_key_values)
+        documents = None
+        if packed:
+            documents = documents_of(position_ids, attention_mask)
+        elif prefix_mask is not None:
+            documents = documents_of(positions.expand(inputs_embeds.shape[:2]), attention_mask)
+        masks = causal_masks(self.config, inputs_embeds, attention_mask, documents, past_key_values, prefix_mask)
         masks = self.biased(masks, inputs_embeds, past_key_values)
         hidden_states, angles = self.embed(inputs_embeds, positions)
         for layer, layer_type in zip(self.layers, self.config.layer_types, strict=True):
@@ -123,9 +133,11 @@ class DecoderForCausalLM(DecoderPreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        prefix_mask: Tensor | None = None,
         **kwargs,
     ) -> CausalLMOutputWithPast:
-        """`labels` are the input ids themselves (shifted here), -100 where nothing is to be learned.
+        """`labels` are the input ids themselves (shifted here), -100 where nothing is to be learned. For
+        `prefix_mask` see `DecoderModel`.
 
         With experts, the output in training is a SparseCausalLMOutput, whose `aux_loss` the loss has in it; elsewhere
         where `output_router_logits` asks for it."""
@@ -138,6 +150,7 @@ class DecoderForCausalLM(DecoderPreTrainedModel, GenerationMixin):
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            prefix_mask=prefix_mask,
             **kwargs,
         )
         logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))

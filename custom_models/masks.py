@@ -30,10 +30,17 @@ def causal_masks(
     attention_mask: Tensor | dict | None,
     documents: Tensor | None = None,
     past_key_values: Cache | None = None,
+    prefix_mask: Tensor | None = None,
 ) -> dict[str, Tensor | None]:
     """One mask for each type of layer; None where the kernel's own causal flag says it all.
 
-    `documents`, (rows, tokens), are positions that restart with each document of a packed row."""
+    `documents`, (rows, tokens), are positions that restart with each document of a packed row. `prefix_mask`, of the
+    same shape and only beside it, is true for tokens that see the later ones of their document's prefix too."""
+    if prefix_mask is not None:
+        return {
+            layer_type: _with_prefixes(config, documents, prefix_mask, layer_type)
+            for layer_type in set(config.layer_types)
+        }
     if isinstance(attention_mask, dict):  # generate() with a static cache makes them itself
         return attention_mask
     if documents is not None and is_padding_mask(attention_mask):
@@ -64,16 +71,34 @@ def bidirectional_masks(
 
 def _within_documents(config: TransformerConfig, documents: Tensor, layer_type: str) -> Tensor:
     """(rows, 1, tokens, tokens), true where a token sees another."""
-    if config._attn_implementation not in ("sdpa", "eager"):
-        kernel = config._attn_implementation
-        raise ValueError(f"packed rows of an encoder need sdpa or eager attention, not {kernel}")
+    _require_masks(config, "packed rows of an encoder")
+    sees, distance = _same_document(documents)
+    if layer_type == "sliding_attention":
+        sees = sees & (distance.abs() <= config.sliding_window)
+    return sees[:, None]
+
+
+def _with_prefixes(config: TransformerConfig, documents: Tensor, prefix_mask: Tensor, layer_type: str) -> Tensor:
+    """(rows, 1, tokens, tokens), true where a token sees another: an earlier one, or both stand in one prefix."""
+    _require_masks(config, "prefixes")
+    sees, distance = _same_document(documents)
+    sees = sees & ((distance >= 0) | (prefix_mask[:, :, None] & prefix_mask[:, None, :]))
+    if layer_type == "sliding_attention":  # as many tokens on the other side
+        sees = sees & (distance.abs() < config.sliding_window)
+    return sees[:, None]
+
+
+def _same_document(documents: Tensor) -> tuple[Tensor, Tensor]:
+    """(rows, tokens, tokens), true where two tokens are of one document; (tokens, tokens), how far back."""
     starts = torch.ones_like(documents)
     starts[:, 1:] = documents.diff(dim=-1) != 1
     number, place = starts.cumsum(-1), torch.arange(documents.shape[1], device=documents.device)
-    sees = number[:, :, None] == number[:, None, :]
-    if layer_type == "sliding_attention":
-        sees = sees & ((place[:, None] - place[None, :]).abs() <= config.sliding_window)
-    return sees[:, None]
+    return number[:, :, None] == number[:, None, :], place[:, None] - place[None, :]
+
+
+def _require_masks(config: TransformerConfig, what: str) -> None:
+    if config._attn_implementation not in ("sdpa", "eager"):
+        raise ValueError(f"{what} need sdpa or eager attention, not {config._attn_implementation}")
 
 
 def is_packed(

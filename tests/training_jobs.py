@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +22,43 @@ torch.set_num_threads(1)  # tiny models on shared cores: a second thread only wa
 
 VOCAB, BOS, EOS, PAD, END = 96, 0, 1, 2, 3
 FORMATS = {"pretrain": "text", "sft": "chat", "reward": "preference", "dpo": "preference"}
+FORMATS |= {"prefix_lm": "text", "masked_lm": "text", "span_corruption": "text"}
+"""Kinds of stages, and objectives of pretrain -> format of their data."""
 CONFIGS = {"pretrain": PretrainStage, "sft": SftStage, "reward": RewardStage, "dpo": DpoStage}
-MODEL = ModelConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=64, dropout=0.1)
+SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+SIZES |= {"max_position_embeddings": 64, "dropout": 0.1}
+MODEL = ModelConfig(**SIZES)
+MODELS = {
+    "pretrain": MODEL,
+    "prefix_lm": MODEL.model_copy(),
+    "masked_lm": ModelConfig(architecture="encoder", style="bert", **SIZES),
+    "span_corruption": ModelConfig(architecture="encoder_decoder", style="t5", **SIZES),
+}
+"""By objective; pretrain is causal_lm."""
+SENTINELS = 8
+EXTRA = ("<mask>", *(f"<extra_id_{number}>" for number in range(SENTINELS)))
 
 
-def tokenizer_folder(folder: Path) -> Path:
-    """Word-level, but with the files of a tokenizer's artifact."""
+def tokenizer_folder(folder: Path, extra: Sequence[str] = ()) -> Path:
+    """Word-level, but with the files of a tokenizer's artifact. `extra` is EXTRA for a mask and sentinels."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     names = ["<|bos|>", "<|eos|>", "<|pad|>", "<|end|>"]
     vocab = {name: number for number, name in enumerate(names)} | {f"w{i}": i for i in range(4, VOCAB)}
+    vocab |= {token: VOCAB + number for number, token in enumerate(extra)}
     words = Tokenizer(models.WordLevel(vocab, unk_token="w4"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     fast = PreTrainedTokenizerFast(
         tokenizer_object=words, bos_token="<|bos|>", eos_token="<|eos|>", pad_token="<|pad|>"
     )
+    if extra:
+        fast.add_special_tokens({"mask_token": extra[0], "extra_special_tokens": list(extra[1:])})
     fast.chat_template = "{% for m in messages %}{{ m['content'] }}<|end|>{% endfor %}"
     fast.save_pretrained(folder)
-    info = {"vocab_size": VOCAB, "bos_id": BOS, "eos_id": EOS, "pad_id": PAD, "stop_ids": [EOS, END]}
-    (folder / "info.json").write_text(json.dumps({**info, "end_of_turn_id": END, "add_bos_token": True}))
+    special = {"mask_id": VOCAB, "sentinel_ids": list(range(VOCAB + 1, len(vocab)))} if extra else {}
+    info = {"vocab_size": len(vocab), "bos_id": BOS, "eos_id": EOS, "pad_id": PAD, "stop_ids": [EOS, END]}
+    (folder / "info.json").write_text(json.dumps({**info, **special, "end_of_turn_id": END, "add_bos_token": True}))
     return folder
 
 
@@ -89,20 +107,23 @@ def causal_lm_folder(folder: Path, model: ModelConfig = MODEL) -> Path:
 
 def config_of(kind: str, **fields: Any) -> JobConfig:
     values = {"kind": kind, "data": "words", "duration": "6 steps", "global_batch_size": 8, "learning_rate": 3e-3}
-    if kind != "pretrain":
+    if kind in MODELS and kind != "pretrain":
+        values |= {"kind": "pretrain", "objective": kind}
+    elif kind != "pretrain":
         values["model"] = "base"
-    return CONFIGS[kind].model_validate(values | fields)
+    return CONFIGS[values["kind"]].model_validate(values | fields)
 
 
 def context(
     root: Path, kind: str, tables: list[Path] | Path, *, launch: LaunchSettings | None = None, **fields: Any
 ) -> StageContext:
-    """A job of this kind over these token tables, all with equal shares, in `root`/job."""
+    """A job of this kind, or of pretrain with this objective, over these token tables, all with equal shares, in
+    `root`/job."""
     tables = tables if isinstance(tables, list) else [tables]
-    if kind == "pretrain":
+    if kind in MODELS:
         inputs = {"tokenizer": root / "tokenizer"}
         if not inputs["tokenizer"].exists():
-            tokenizer_folder(inputs["tokenizer"])
+            tokenizer_folder(inputs["tokenizer"], () if kind == "pretrain" else EXTRA)
     else:
         inputs = {"model": root / "base"}
         if not inputs["model"].exists():
@@ -117,7 +138,7 @@ def context(
         stage=kind,
         config=config_of(kind, **fields),
         seed=7,
-        model=MODEL if kind == "pretrain" else None,
+        model=MODELS.get(kind),
         inputs=facts,
     )
     ctx = StageContext(job=job, inputs=inputs, workdir=root / "job", launch=launch or LaunchSettings(threads=1))
@@ -139,8 +160,8 @@ def main() -> None:
     task = json.loads(Path(sys.argv[1]).read_text())
     world = int(os.environ.get("WORLD_SIZE", "1"))
     launch = LaunchSettings(num_processes=world, threads=1, **task["launch"])
-    if task["kind"] == "pretrain":
-        MODEL.__dict__["dropout"] = task.get("dropout", MODEL.dropout)
+    if task["kind"] in MODELS:
+        MODELS[task["kind"]].__dict__["dropout"] = task.get("dropout", MODEL.dropout)
     ctx = context(Path(task["root"]), task["kind"], Path(task["table"]), launch=launch, **task["fields"])
     metrics = run(ctx)
     if int(os.environ.get("RANK", "0")) == 0:

@@ -77,6 +77,14 @@ def pack_split(lengths: np.ndarray, max_length: int) -> Packing:
     return _packing(max_length, begins // max_length, documents, begins - first, cuts - first)
 
 
+def cut_alone(lengths: np.ndarray, max_length: int, *, skipped: tuple[int, int] = (0, 0)) -> Packing:
+    """Every document in rows of its own, cut where it is longer than a row. So many tokens at its start and at its end
+    are left out: control tokens."""
+    first, last = skipped
+    documents, starts, stops = _pieces((np.asarray(lengths) - first - last).clip(0), max_length)
+    return _packing(max_length, np.arange(len(documents)), documents, starts + first, stops + first)
+
+
 class _FreeRows:
     """Rows by the space that is left in them."""
 

@@ -18,6 +18,9 @@ BLOCK = 2048
 Order = Callable[[Positions], np.ndarray]
 """Rows at positions, for ever."""
 
+Noise = Callable[[Any, int], Any]
+"""What becomes of a row at its place in the run."""
+
 
 def key(*parts: object) -> int:
     """A 63-bit key that depends on every part and on nothing else."""
@@ -135,18 +138,19 @@ class GroupedByLength:
 class InOrder(Dataset):
     """The rows in the order of the schedule, as long as the run: read from front to back, one epoch, no shuffle."""
 
-    def __init__(self, rows: Any, order: Order, length: int):
-        self.rows, self._order, self._length = rows, order, length
+    def __init__(self, rows: Any, order: Order, length: int, noise: Noise | None = None):
+        self.rows, self._order, self._length, self._noise = rows, order, length, noise
         self._block: tuple[int, list[int]] = (-1, [])
 
     def __len__(self) -> int:
         return self._length
 
     def __getitems__(self, positions: list[int]) -> list[Any]:
-        return [self.rows[self.row_at(position)] for position in positions]
+        return [self[position] for position in positions]
 
     def __getitem__(self, position: int) -> Any:
-        return self.rows[self.row_at(position)]
+        row = self.rows[self.row_at(position)]
+        return row if self._noise is None else self._noise(row, position)
 
     def row_at(self, position: int) -> int:
         """Number of the row at a place of the run."""

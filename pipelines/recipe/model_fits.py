@@ -7,9 +7,10 @@ from pipelines.errors import KeyPath
 from pipelines.recipe.base import OutsideModel
 from pipelines.recipe.finetune import FinetuneStage
 from pipelines.recipe.kinds import ARCHITECTURES, BY_OBJECTIVE, architecture_of
-from pipelines.recipe.outline import Fault, Outline, given
+from pipelines.recipe.outline import UNKNOWN, Fault, Outline, given
 from pipelines.recipe.own_model import GIVEN, OwnModel, UnfitSource, classes_of, modules_of, settings_of
 from pipelines.recipe.peft import differences
+from pipelines.recipe.spans import noise_lengths
 from pipelines.recipe.stages import (
     EvaluateStage,
     PpoStage,
@@ -32,6 +33,8 @@ def find_wrong_models(outline: Outline, recipe_path: Path) -> Iterator[Fault]:
         if isinstance(stage, PretrainStage | FinetuneStage):
             yield from _random_start(at, stage, outline)
             yield from _architecture(at, stage, outline)
+        if isinstance(stage, PretrainStage):
+            yield from _objective_tokens(at, stage, outline)
     yield from _tokenizers(outline)
 
 
@@ -161,3 +164,22 @@ def _tokenizer_of(name: object, outline: Outline, seen: tuple[object, ...] = ())
         return _tokenizer_of(parent, outline, (*seen, name))
     known = [name for name, config in outline.stages.items() if isinstance(config, TokenizerStage)]
     return known[0] if len(known) == 1 else None
+
+
+def _objective_tokens(at: KeyPath, stage: PretrainStage, outline: Outline) -> Iterator[Fault]:
+    """Whether the tokenizer has what the objective puts in the place of text."""
+    objective, name = given(stage, "objective"), _tokenizer_of(at[-1], outline)
+    tokenizer = outline.stages.get(name) if name else None
+    has_mask, sentinels = given(tokenizer, "mask_token"), given(tokenizer, "num_sentinels")
+    if objective == "masked_lm" and has_mask is False:
+        yield Fault((*at, "objective"), f"masked_lm needs a mask token; write mask_token: true in stages.{name}")
+    length = given(stage, "max_length") or given(outline.model, "max_position_embeddings")
+    density, mean = given(stage, "noise_density"), given(stage, "mean_noise_span_length")
+    if objective == "span_corruption" and length and density and mean and sentinels is not UNKNOWN:
+        _, needed = noise_lengths(length, density, mean)
+        if needed > sentinels:
+            yield Fault(
+                (*at, "objective"),
+                f"span_corruption needs {needed} sentinels for rows of {length} tokens, and the tokenizer has "
+                f"{sentinels}; write num_sentinels: {needed} in stages.{name}",
+            )

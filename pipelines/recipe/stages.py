@@ -88,7 +88,8 @@ class PretrainStage(TrainStage):
     """Text datasets; shares are of tokens."""
     packing: Literal["whole", "split"] = "whole"
     """whole: documents are packed into rows unbroken (one longer than max_length is cut into rows of its own);
-    split: documents fill rows to the brim and are cut at the edges. Documents never see each other."""
+    split: documents fill rows to the brim and are cut at the edges. Documents never see each other.
+    span_corruption packs nothing: each document is cut into rows of its own."""
 
     def faults(self) -> Iterator[str]:
         yield from super().faults()
@@ -111,6 +112,7 @@ _OF_OBJECTIVES = {
     ("masked_lm",): ("mlm_probability", "mask_replace_prob", "random_replace_prob", "whole_word_mask", "span_mask"),
     ("span_corruption",): ("noise_density",),
     ("span_corruption", "masked_lm"): ("mean_noise_span_length",),
+    ("causal_lm", "prefix_lm", "masked_lm"): ("packing",),
 }
 
 

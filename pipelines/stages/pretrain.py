@@ -1,23 +1,19 @@
-"""Stage `pretrain`: next-token prediction on packed text."""
+"""Stage `pretrain`: language modelling on text, by the objective that the recipe names."""
 
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from pipelines.data.collate import PackedRows
-from pipelines.data.packing import pack_split, pack_whole
 from pipelines.data.schedule import mixed
 from pipelines.recipe.stages import PretrainStage
 from pipelines.stages.base import Metrics, StageContext
 from pipelines.training.arguments import num_steps, training_arguments
-from pipelines.training.holdout import TextHoldout, text_scores
-from pipelines.training.inputs import Source, causal_lm, check_batch, fresh_model, longest, sources, tokens_of
+from pipelines.training.inputs import Source, check_batch, fresh_model, longest, pretrained, sources, tokens_of
+from pipelines.training.objectives import AUTO_CLASSES, objective_of
 from pipelines.training.session import Clock, exact_run, finish, seed_of
 from pipelines.training.trainers import PretrainTrainer
-
-PACKERS = {"whole": pack_whole, "split": pack_split}
 
 
 def run(ctx: StageContext) -> Metrics:
@@ -27,26 +23,25 @@ def run(ctx: StageContext) -> Metrics:
     if ctx.job.model is not None:
         model = fresh_model(ctx.job.model, tokens, seed_of(ctx))
     else:
-        model = causal_lm(ctx.inputs["model"], tokens, base=ctx.inputs.get("model.base"))
+        base = ctx.inputs.get("model.base")
+        model = pretrained(AUTO_CLASSES[config.objective], ctx.inputs["model"], tokens, base=base)
     max_length = longest(config, model)
     mix = sources(ctx, model.config.vocab_size)
-    pack = PACKERS[config.packing]
-    rows = PackedRows([(source.train, pack(source.train.lengths("input_ids"), max_length)) for source in mix])
+    objective = objective_of(config, model, tokens, mix, max_length=max_length, seed=seed_of(ctx))
+    rows = objective.rows
     shares, tokens_per_row = _row_shares(rows, mix)
     schedule = mixed(rows.sizes, shares, seed_of(ctx))
     steps = num_steps(
         config.duration, rows=len(rows), tokens_per_row=tokens_per_row, global_batch_size=config.global_batch_size
     )
     check_batch(model, rows, schedule(np.arange(config.global_batch_size)).tolist())
-    holdouts = [TextHoldout.of(source.name, source.share, source.holdout, max_length) for source in mix]
-    found = [holdout for holdout in holdouts if holdout is not None]
-    score = partial(text_scores, holdouts=found, pad_id=tokens.pad_id, eos_id=tokens.eos_id) if found else None
     trainer = PretrainTrainer(
         model=model,
         args=training_arguments(config, ctx.launch, output_dir=ctx.checkpoints, max_steps=steps, seed=seed_of(ctx)),
         rows=rows,
-        exact=exact_run(ctx, schedule, score),
-        pad_id=tokens.pad_id,
+        exact=exact_run(ctx, schedule, objective.evaluate, objective.noise),
+        collator=objective.collator,
+        loss=objective.loss,
     )
     return {**finish(ctx, trainer, model, clock), **_account(rows, mix, steps * config.global_batch_size)}
 

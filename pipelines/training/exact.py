@@ -16,7 +16,7 @@ from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import TrainOutput
 
-from pipelines.data.schedule import InOrder, Order, Schedule, key
+from pipelines.data.schedule import InOrder, Noise, Order, Schedule, key
 from pipelines.errors import Stopped
 from pipelines.store import durable
 from pipelines.training import checkpoints
@@ -41,6 +41,8 @@ class Exact:
     """None: the optimizer and schedule of the training arguments."""
     schedule: Order | None = None
     """Default: a permutation of the rows, pass after pass."""
+    noise: Noise | None = None
+    """What is done to each row before it is collated; a pure function, so that a resumed run sees the same."""
     record: Path | None = None
     """Folder of metrics.jsonl."""
     evaluate_every: int | None = None
@@ -111,7 +113,7 @@ class ExactTrainerMixin(_Base):
         self._check_arguments()
         self.schedule: Order = exact.schedule or Schedule(len(rows), exact.seed)
         # after __init__: TRL's row filters and column names only saw the probe
-        self.train_dataset = InOrder(rows, self.schedule, self.rows_needed)
+        self.train_dataset = InOrder(rows, self.schedule, self.rows_needed, exact.noise)
         self.metrics_log = MetricsLog(None, max_steps=self.args.max_steps, resumed_step=0)
         self.remove_callback(PrinterCallback)
         self.add_callback(_Flow(self))

@@ -13,7 +13,9 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from pipelines.data.collate import IGNORED, Batch, PackedCollator, PackedRows
-from pipelines.data.packing import pack_whole
+from pipelines.data.noise import Noised, NoisedCollator
+from pipelines.data.packing import Packing, pack_whole
+from pipelines.data.schedule import Noise
 from pipelines.data.tokens import TokenTable
 from pipelines.training.losses import shifted, token_losses
 
@@ -46,6 +48,25 @@ class TextHoldout:
         rows = PackedRows([(table, pack_whole(lengths, max_length))])
         num_bytes = int(table.lengths("num_bytes")[: len(lengths)].sum())
         return cls(name, share, rows, int((lengths - 1).clip(0).sum()), num_bytes, len(lengths))
+
+
+@dataclass(frozen=True)
+class NoisedHoldout:
+    """A text dataset's holdout, of which something is hidden, always the same."""
+
+    name: str
+    share: float
+    rows: Noised
+    num_documents: int
+
+    @classmethod
+    def of(
+        cls, name: str, share: float, table: TokenTable, pack: Callable[[TokenTable, int], Packing], noise: Noise
+    ) -> "NoisedHoldout | None":
+        """`pack` makes rows of a table's first documents. None when nothing was held out."""
+        documents = first_rows(table.lengths("input_ids"))
+        rows = PackedRows([(table, pack(table, documents))])
+        return cls(name, share, Noised(rows, noise), documents) if len(rows) else None
 
 
 class FirstRows:
@@ -94,18 +115,44 @@ def text_scores(model: nn.Module, holdouts: Sequence[TextHoldout], *, pad_id: in
         scores[f"holdout_bits_per_byte_{holdout.name}"] = bits
     if not holdouts:
         return {}
-    shares = math.fsum(holdout.share for holdout in holdouts)
-    for figure in ("holdout_loss", "holdout_bits_per_byte"):
+    return _with_means(scores, holdouts, ("holdout_loss", "holdout_bits_per_byte"))
+
+
+def noised_scores(
+    model: nn.Module,
+    holdouts: Sequence[NoisedHoldout],
+    *,
+    collator: NoisedCollator,
+    sums: Callable[[nn.Module, Batch], Tensor],
+) -> Scores:
+    """Loss per target of each dataset, the share guessed right where `sums` counts it, and both weighted by the
+    shares."""
+    scores: dict[str, float] = {}
+    figures = ["holdout_loss"]
+    for holdout in holdouts:
+        total, count, *hits = _summed(model, holdout.rows, collator, sums)
+        scores[f"holdout_loss_{holdout.name}"] = total / max(1.0, count)
+        if hits:
+            scores[f"holdout_accuracy_{holdout.name}"] = hits[0] / max(1.0, count)
+            figures[1:] = ["holdout_accuracy"]
+    return _with_means(scores, holdouts, figures)
+
+
+def _with_means(
+    scores: Mapping[str, float], holdouts: Sequence[TextHoldout | NoisedHoldout], figures: Sequence[str]
+) -> Scores:
+    shares, means = math.fsum(holdout.share for holdout in holdouts), {}
+    for figure in figures:
         parts = [holdout.share * scores[f"{figure}_{holdout.name}"] for holdout in holdouts]
-        scores[figure] = math.fsum(parts) / shares
-    return {**scores, "holdout_rows": sum(holdout.num_documents for holdout in holdouts)}
+        means[figure] = math.fsum(parts) / shares
+    return {**scores, **means, "holdout_rows": sum(holdout.num_documents for holdout in holdouts)}
 
 
 def chat_scores(model: nn.Module, rows: Any, collator: Callable[[list[Any]], Batch]) -> Scores:
     """Loss per trained token."""
     if not len(rows):
         return {}
-    total, count = _summed(model, rows, collator, _token_sums)
+    total, count = _summed(model, rows, collator, token_sums)
     return {"holdout_loss": total / count, "holdout_rows": len(rows)}
 
 
@@ -165,9 +212,25 @@ def _pair_scores(
     }
 
 
-def _token_sums(model: nn.Module, batch: Batch) -> Tensor:
+def token_sums(model: nn.Module, batch: Batch) -> Tensor:
+    """Sum of the losses, and number of targets."""
     targets, losses = _token_losses(model, batch)
     return torch.stack([losses.double().sum(), (targets != IGNORED).double().sum()])
+
+
+def target_sums(model: nn.Module, batch: Batch) -> Tensor:
+    """The same of an encoder-decoder, whose places say their own target."""
+    targets = batch.pop("labels")
+    losses = token_losses(model(**batch, use_cache=False).logits, targets)
+    return torch.stack([losses.double().sum(), (targets != IGNORED).double().sum()])
+
+
+def masked_sums(model: nn.Module, batch: Batch) -> Tensor:
+    """The same of masked tokens, and how many are guessed right."""
+    labels = batch.pop("labels")
+    targets, logits = labels[labels != IGNORED], model(**batch).logits
+    parts = (token_losses(logits, targets), torch.ones_like(targets), logits.argmax(-1) == targets)
+    return torch.stack([part.double().sum() for part in parts])
 
 
 def _token_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:

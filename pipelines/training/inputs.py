@@ -134,17 +134,27 @@ DROPOUT = ("dropout", "attention_dropout")
 
 
 def causal_lm(folder: Path, tokens: Tokens, *, base: Path | None = None, dropout: bool = True) -> PreTrainedModel:
-    """A language model of an earlier stage, in float32: the master weights. An adapter is merged into its `base`.
+    """A causal language model of an earlier stage, in float32: the master weights. An adapter is merged into its
+    `base`.
 
     Without dropout its config says so too: pass `dropout_of(folder)` when saving."""
-    model = _full_lm(base or folder, tokens, dropout=dropout)
+    return pretrained(AutoModelForCausalLM, folder, tokens, base=base, dropout=dropout)
+
+
+def pretrained(
+    auto_class: Any, folder: Path, tokens: Tokens, *, base: Path | None = None, dropout: bool = True
+) -> PreTrainedModel:
+    """What one of transformers' Auto classes makes of an earlier stage, in float32."""
+    model = _full_lm(base or folder, tokens, dropout=dropout, auto_class=auto_class)
     return model if base is None else merge_into(model, folder, base)
 
 
-def _full_lm(folder: Path, tokens: Tokens, *, dropout: bool, quantization: Any = None) -> PreTrainedModel:
+def _full_lm(
+    folder: Path, tokens: Tokens, *, dropout: bool, quantization: Any = None, auto_class: Any = AutoModelForCausalLM
+) -> PreTrainedModel:
     fields = {"quantization_config": quantization} if quantization else {}
     fields |= {} if dropout else dict.fromkeys(_dropout_in(folder), 0.0)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False, **fields)
+    model = auto_class.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False, **fields)
     if tokens.vocab_size > model.config.vocab_size:
         raise ArtifactError(
             f"{folder}: its tokenizer knows {tokens.vocab_size} tokens, and the model has {model.config.vocab_size} "

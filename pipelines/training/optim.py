@@ -128,7 +128,7 @@ class Groups:
     hidden_matrices: list[nn.Parameter]
     """2-D weights inside blocks, and stacks of them: experts."""
     other_decayed: list[nn.Parameter]
-    """Embeddings, heads and whatever else has two dimensions or more."""
+    """Embeddings (of tokens, positions, segments, distances), heads and whatever else has two dimensions or more."""
     not_decayed: list[nn.Parameter]
     """Norms and biases."""
 
@@ -136,7 +136,7 @@ class Groups:
 def parameter_groups(model: nn.Module) -> Groups:
     """Sort the trainable parameters; a tied one counts once."""
     outside = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    outside |= {id(head.weight) for head in _heads(model)}
+    outside |= {id(weight) for head in _heads(model) for weight in head.parameters()}
     groups = Groups([], [], [])
     for parameter in model.parameters():
         if not parameter.requires_grad:
@@ -151,11 +151,11 @@ def parameter_groups(model: nn.Module) -> Groups:
 
 
 def _heads(model: nn.Module) -> list[nn.Module]:
-    """What reads the last hidden states: the output embeddings, a score, a value."""
+    """What reads the last hidden states: the output embeddings, a score, a value, and what stands before them."""
     get_head: Any = getattr(model, "get_output_embeddings", lambda: None)
     head = get_head()
-    named = [getattr(model, name, None) for name in ("score", "value_head", "lm_head")]
-    return [module for module in (head, *named) if isinstance(module, nn.Linear)]
+    named = [getattr(model, name, None) for name in ("score", "value_head", "lm_head", "head_transform", "pooler")]
+    return [module for module in (head, *named) if isinstance(module, nn.Module)]
 
 
 def _adamw(model: nn.Module, settings: OptimSettings) -> torch.optim.Optimizer:

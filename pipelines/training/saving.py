@@ -44,7 +44,10 @@ def _write(model: PreTrainedModel, tokenizer_folder: Path, output: Path, config_
         model.config.update(dict(config_values))
         if model.can_generate():
             model.generation_config = GenerationConfig(
-                bos_token_id=info["bos_id"], eos_token_id=list(info["stop_ids"]), pad_token_id=info["pad_id"]
+                bos_token_id=info["bos_id"],
+                eos_token_id=list(info["stop_ids"]),
+                pad_token_id=info["pad_id"],
+                decoder_start_token_id=getattr(model.config, "decoder_start_token_id", None),
             )
         model.save_pretrained(output)
     finally:
@@ -74,10 +77,13 @@ def require_same_logits(model: PreTrainedModel, again: PreTrainedModel, output: 
     """Raise RuntimeError unless the model that was read back from `output` computes what the trained one does."""
     device = next(model.parameters()).device
     ids = torch.arange(16).reshape(4, 4) % model.config.vocab_size
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = ids
     was_training = model.training
     model.eval()
     forward = type(model).forward  # not a trainer's wrapped one: autocast would round
-    logits = forward(model, input_ids=ids.to(device), attention_mask=torch.ones_like(ids).to(device)).logits.cpu()
+    logits = forward(model, **{name: tensor.to(device) for name, tensor in inputs.items()}).logits.cpu()
     model.train(was_training)
-    if not torch.allclose(logits, again.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits, atol=1e-4):
+    if not torch.allclose(logits, again.eval()(**inputs).logits, atol=1e-4):
         raise RuntimeError(f"{output}: the saved model gives other logits than the trained one")

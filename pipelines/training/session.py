@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pipelines.data.collate import RowCount
-from pipelines.data.schedule import GroupedByLength, Order, mixed
+from pipelines.data.schedule import GroupedByLength, Noise, Order, mixed
 from pipelines.recipe.training import FromModelStage
 from pipelines.stages.base import StageContext
 from pipelines.training.adapters import num_trainable, save_adapter
@@ -103,7 +103,10 @@ def _checked_counts(
 
 
 def exact_run(
-    ctx: StageContext, schedule: Order, evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None
+    ctx: StageContext,
+    schedule: Order,
+    evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+    noise: Noise | None = None,
 ) -> Exact:
     """How the trainer of this job is made exact."""
     config: Any = ctx.job.config
@@ -113,6 +116,7 @@ def exact_run(
         identity=identity(ctx),
         optim=OptimSettings.of(config),
         schedule=schedule,
+        noise=noise,
         record=ctx.record,
         evaluate_every=ctx.launch.evaluate_every,
         evaluate=evaluate,

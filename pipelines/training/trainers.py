@@ -1,7 +1,7 @@
 """Thin trainers: our ids and labels in, Hugging Face's losses, our order, checkpoints and guards."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any
@@ -15,15 +15,26 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
-from pipelines.data.collate import IGNORED, ChatCollator, PackedCollator, PairCollator, RewardCollator
+from pipelines.data.collate import IGNORED, Batch, ChatCollator, PairCollator, RewardCollator
 from pipelines.training.exact import Exact, ExactTrainerMixin
-from pipelines.training.losses import causal_lm_loss, shifted
+from pipelines.training.losses import shifted
 
 
 class PretrainTrainer(ExactTrainerMixin, Trainer):
-    """Next-token prediction on packed rows; with experts, and the losses that keep their router in balance."""
+    """Language modelling on rows of text. `loss` takes outputs, labels and num_items_in_batch; with experts, the losses
+    that keep their router in balance are added to it."""
 
-    def __init__(self, *, model: PreTrainedModel, args: TrainingArguments, rows: Any, exact: Exact, pad_id: int):
+    def __init__(
+        self,
+        *,
+        model: PreTrainedModel,
+        args: TrainingArguments,
+        rows: Any,
+        exact: Exact,
+        collator: Callable[[Sequence[Any]], Batch],
+        loss: Callable[..., Tensor],
+    ):
+        self._loss = loss
         self._routed: list[tuple[Tensor, Tensor]] = []
         """Router's losses and tokens of each expert, (layers, experts), of this step's micro batches so far."""
         super().__init__(
@@ -32,14 +43,14 @@ class PretrainTrainer(ExactTrainerMixin, Trainer):
             rows=rows,
             exact=exact,
             train_dataset=rows,
-            compute_loss_func=self._loss_of_outputs,
-            data_collator=PackedCollator(pad_id),
+            compute_loss_func=self._loss_with_router,
+            data_collator=collator,
         )
 
-    def _loss_of_outputs(
+    def _loss_with_router(
         self, outputs: Mapping[str, Tensor], labels: Tensor, num_items_in_batch: Tensor | None = None
     ) -> Tensor:
-        loss = causal_lm_loss(outputs["logits"], labels, num_items_in_batch)
+        loss = self._loss(outputs, labels, num_items_in_batch)
         if "aux_loss" not in outputs:
             return loss
         aux_loss = outputs["aux_loss"]

@@ -14,12 +14,13 @@ from training_jobs import BOS, EOS, PAD, VOCAB
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from custom_models import DecoderConfig, DecoderForCausalLM
+from pipelines.data.collate import PackedCollator
 from pipelines.data.schedule import Schedule
 from pipelines.errors import ArtifactError, DataError, Diverged, MachineError, Stopped
 from pipelines.store import durable
 from pipelines.training.checkpoints import pack, unpack
 from pipelines.training.exact import ARGUMENTS, Exact, ExactTrainerMixin
-from pipelines.training.losses import causal_lm_loss
+from pipelines.training.losses import causal_lm_loss, causal_outputs_loss
 from pipelines.training.optim import OptimSettings
 from pipelines.training.trainers import PretrainTrainer
 
@@ -89,7 +90,8 @@ def trainer(
         ),
         rows=rows or Documents(10),
         exact=Exact(**({"seed": 3, "checkpoint_every": 2, "optim": OPTIM, "record": folder / "record"} | exact)),
-        pad_id=PAD,
+        collator=PackedCollator(PAD),
+        loss=causal_outputs_loss,
     )
     if callback:
         made.add_callback(callback)

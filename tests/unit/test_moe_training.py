@@ -12,10 +12,11 @@ from training_jobs import BOS, EOS, MODEL, PAD, VOCAB, causal_lm_folder, context
 from transformers import TrainingArguments
 
 from custom_models import DecoderConfig, DecoderForCausalLM
+from pipelines.data.collate import PackedCollator
 from pipelines.plan.estimate import active_parameters, parameters
 from pipelines.recipe.model import ModelConfig
 from pipelines.training.exact import ARGUMENTS, Exact
-from pipelines.training.losses import causal_lm_loss
+from pipelines.training.losses import causal_lm_loss, causal_outputs_loss
 from pipelines.training.optim import Muon, OptimSettings, build_optimizer, parameter_groups
 from pipelines.training.sentinel import read_metrics
 from pipelines.training.trainers import PretrainTrainer
@@ -63,7 +64,8 @@ def trained(folder: Path, micro: int, **fields: Any) -> PretrainTrainer:
         exact=Exact(
             seed=3, checkpoint_every=9, optim=OptimSettings(optimizer="muon", learning_rate=0.01), record=folder
         ),
-        pad_id=PAD,
+        collator=PackedCollator(PAD),
+        loss=causal_outputs_loss,
     )
     made.train()
     return made
