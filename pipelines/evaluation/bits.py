@@ -41,8 +41,8 @@ def score_bits(subject: Subject, config: TaskConfig, folder: Path) -> list[dict[
     documents = [(ids, num_bytes) for ids, num_bytes in documents if num_bytes and len(ids) > 1]
     if not documents:
         raise DataError(
-            f"nothing of dataset '{config.data}' is held out; raise its holdout, a share of its rows, or split the text "
-            "into more rows (separator: blank_line, for example)"
+            f"nothing of dataset '{config.data}' is held out; raise its holdout, a share of its rows, or split the "
+            "text into more rows (separator: blank_line, for example)"
         )
     parts = [chunks(ids, subject.max_length) for ids, _ in documents]
     sizes = [num_bytes for _, num_bytes in documents]

@@ -143,7 +143,7 @@ class _Account:
             )
         if self.dataset.holdout and not holdout:  # only the console is told: nothing may ever ask for it
             print(
-                f"note: a holdout of {self.dataset.holdout:g} of {train} rows is none, so nothing is left to score; raise "
+                f"note: a holdout of {self.dataset.holdout:g} of {train} rows is none: nothing is left to score; raise "
                 "holdout, or split the text into more rows (separator: blank_line, for example)",
                 flush=True,
             )
