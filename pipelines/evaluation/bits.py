@@ -40,7 +40,10 @@ def score_bits(subject: Subject, config: TaskConfig, folder: Path) -> list[dict[
     documents = [(without_end(row["input_ids"].tolist(), subject.tokens.eos_id), row["num_bytes"]) for row in rows]
     documents = [(ids, num_bytes) for ids, num_bytes in documents if num_bytes and len(ids) > 1]
     if not documents:
-        raise DataError(f"task bits_per_byte: dataset '{config.data}' has no holdout; give it `holdout: 0.01`")
+        raise DataError(
+            f"nothing of dataset '{config.data}' is held out; raise its holdout, a share of its rows, or split the "
+            "text into more rows (separator: blank_line, for example)"
+        )
     parts = [chunks(ids, subject.max_length) for ids, _ in documents]
     sizes = [num_bytes for _, num_bytes in documents]
     found = iter(subject.log_likelihoods([part for document in parts for part in document]))

@@ -145,6 +145,12 @@ class _Account:
                 f"(max_dropped allows {limit:.2%}):\n{self._reasons()}\n"
                 f"  all of them: {self.quarantine}\n  Correct them, or raise max_dropped."
             )
+        if self.dataset.holdout and not holdout:  # only the console is told: nothing may ever ask for it
+            print(
+                f"note: a holdout of {self.dataset.holdout:g} of {train} rows is none: nothing is left to score; raise "
+                "holdout, or split the text into more rows (separator: blank_line, for example)",
+                flush=True,
+            )
         if not train:
             raise DataError(
                 f"all {holdout} rows fell into the holdout; set holdout: 0, or split the text into more rows "

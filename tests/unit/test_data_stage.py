@@ -83,6 +83,14 @@ def test_missing_columns_are_named_with_those_that_are_there(tmp_path: Path) -> 
     assert split_rows(output, "train")[0]["messages"][1] == {"role": "assistant", "content": "b"}
 
 
+def test_a_holdout_that_comes_to_nothing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_data(tmp_path / "few", [numbered(tmp_path / "a.jsonl", 5)], holdout=0.001)
+    assert "note: a holdout of 0.001 of 5 rows is none" in capsys.readouterr().out
+    run_data(tmp_path / "none", [numbered(tmp_path / "b.jsonl", 5)], holdout=0.0)
+    run_data(tmp_path / "many", [numbered(tmp_path / "c.jsonl", 200)], holdout=0.1)
+    assert "note" not in capsys.readouterr().out
+
+
 def test_the_holdout_depends_on_content_alone(tmp_path: Path) -> None:
     rows = [{"text": f"row {i % 700}", "id": i} for i in range(1_000)]
     one, _ = run_data(tmp_path / "1", [write_jsonl(tmp_path / "a.jsonl", rows)], holdout=0.1)

@@ -310,7 +310,7 @@ def test_a_long_document_is_cut_as_lm_eval_cuts_it():
 
 def test_a_dataset_without_a_holdout_is_one_line(subject, tmp_path):
     folder = texts(tmp_path / "t", [""], subject)
-    with pytest.raises(DataError, match="dataset 't' has no holdout"):
+    with pytest.raises(DataError, match="nothing of dataset 't' is held out; raise its holdout"):
         score_bits(subject, TaskConfig(name="bits_per_byte", data="t"), folder)
 
 
