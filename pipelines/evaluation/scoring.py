@@ -10,7 +10,7 @@ from pipelines.data.tokens import TokenTable
 from pipelines.errors import DataError
 from pipelines.evaluation import metrics
 from pipelines.evaluation.subject import Subject
-from pipelines.recipe.stages import TaskConfig
+from pipelines.recipe.evaluation import TaskConfig
 from pipelines.rewards import REWARDS
 from pipelines.training.rollouts import PromptRows, held_out_scores
 from pipelines.training.scoring import Reward, RewardFunction, RewardModel, require_same_tokenizer

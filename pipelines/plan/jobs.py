@@ -16,20 +16,12 @@ from pipelines.plan.files import format_of
 from pipelines.plan.pins import Pins
 from pipelines.recipe.base import ArtifactKind, Consumes, LocalFile, Reads, Section
 from pipelines.recipe.data import MICROWORLD_VERSION, Dataset, Format
+from pipelines.recipe.evaluation import REWARD_FUNCTIONS, TASKS, EvaluateStage
 from pipelines.recipe.finetune import FinetuneStage
 from pipelines.recipe.model import ModelConfig
 from pipelines.recipe.paths import chat_template, expand
 from pipelines.recipe.root import Recipe
-from pipelines.recipe.stages import (
-    REWARD_FUNCTIONS,
-    DpoStage,
-    EvaluateStage,
-    PpoStage,
-    PretrainStage,
-    RewardStage,
-    SftStage,
-    TokenizerStage,
-)
+from pipelines.recipe.stages import DpoStage, PpoStage, PretrainStage, RewardStage, SftStage, TokenizerStage
 from pipelines.recipe.task_files import find_task
 from pipelines.recipe.training import StageConfig
 from pipelines.recipe.tree import format_path
@@ -294,8 +286,11 @@ class _Planner:
         inputs = {"model": _read(self.stage(model)[0])}
         files: dict[str, str] = {}
         reads_world = any(task.reward_funcs in REWARD_FUNCTIONS for task in config.tasks)
+        config = self._with_whole_paths(name, config)
         for index, task in enumerate(config.tasks):
-            if local := find_task(task.name, self.path):
+            if task.file is not None:
+                files[task.file] = self.digest(Path(task.file))
+            if task.name not in TASKS and (local := find_task(task.name, self.path)):
                 files |= {str(path): self.digest(path) for path in local.files}
                 reads_world |= "builtin" in local.values
             if task.data is not None:
@@ -305,6 +300,18 @@ class _Planner:
                 inputs |= self._rewarding(key, task.reward_funcs, tokenizer, f"task.{index}.reward_model")
         config = config.model_copy(update={"models": (model,)})
         return self._add(f"{name}-{model}", name, config, inputs, files, reads_world=reads_world)
+
+    def _with_whole_paths(self, name: str, config: EvaluateStage) -> EvaluateStage:
+        """A worker does not know where the recipe lies."""
+        folder, tasks = self.path.resolve().parent, []
+        for index, task in enumerate(config.tasks):
+            if task.file is not None and not (folder / task.file).is_file():
+                self._note(("stages", name, "tasks", index, "file"), f"there is no file '{task.file}'")
+                task = task.model_copy(update={"file": None})
+            elif task.file is not None:
+                task = task.model_copy(update={"file": str(folder / task.file)})
+            tasks.append(task)
+        return config.model_copy(update={"tasks": tuple(tasks)})
 
     def _rewarding(self, key: KeyPath, function: str, tokenizer: str, role: str) -> dict[str, Input]:
         if function in REWARD_FUNCTIONS:

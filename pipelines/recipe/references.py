@@ -7,18 +7,12 @@ from pipelines.errors import DataError, KeyPath
 from pipelines.recipe import paths
 from pipelines.recipe.base import ArtifactKind, Consumes, Reads, Section
 from pipelines.recipe.data import FILE_KINDS, PACKED, Dataset
+from pipelines.recipe.evaluation import REWARD_FUNCTIONS, SCORED, TASKS, EvaluateStage, TaskConfig, task_kind
 from pipelines.recipe.finetune import FinetuneStage
 from pipelines.recipe.fits import find_wrong_launch
 from pipelines.recipe.kinds import ARCHITECTURES, BY_OBJECTIVE, architecture_of, made_by
 from pipelines.recipe.outline import UNKNOWN, Fault, Outline, given
-from pipelines.recipe.stages import (
-    REWARD_FUNCTIONS,
-    EvaluateStage,
-    PpoStage,
-    PretrainStage,
-    TaskConfig,
-    TokenizerStage,
-)
+from pipelines.recipe.stages import PpoStage, PretrainStage, TokenizerStage
 from pipelines.recipe.task_files import find_task
 from pipelines.recipe.training import FromModelStage, StageConfig, TrainStage
 from pipelines.recipe.words import did_you_mean
@@ -254,7 +248,6 @@ def _lengths(at: KeyPath, stage: TrainStage, outline: Outline) -> Iterator[Fault
 
 def _tasks(at: KeyPath, stage: EvaluateStage, outline: Outline) -> Iterator[Fault]:
     positions = given(outline.model, "max_position_embeddings")
-    formats = {"bits_per_byte": "text", "reward": "prompt"}
     tasks = given(stage, "tasks") or ()
     for index, task in enumerate(tasks):
         if not isinstance(task, TaskConfig):
@@ -267,7 +260,7 @@ def _tasks(at: KeyPath, stage: EvaluateStage, outline: Outline) -> Iterator[Faul
         yield from faults
         name, data = given(task, "name"), given(task, "data")
         dataset = outline.data.get(data) if isinstance(data, str) and not faults else None
-        needed, has = formats.get(name) if name else None, given(dataset, "format")
+        needed, has = task_kind(name).format if name else None, given(dataset, "format")
         if needed and has is not UNKNOWN and has != needed:
             yield Fault((*here, "data"), f"task {name} needs {needed} data, but '{data}' is {has}")
         elif dataset is not None and given(dataset, "holdout") == 0:
@@ -276,12 +269,39 @@ def _tasks(at: KeyPath, stage: EvaluateStage, outline: Outline) -> Iterator[Faul
         if name == "reward" and positions and completion and completion >= positions:
             message = f"{completion} leaves no room for a prompt: the model's max_position_embeddings is {positions}"
             yield Fault((*here, "max_completion_length"), message)
+        if name:
+            yield from _scored(here, name, stage, outline)
+
+
+def _scored(at: KeyPath, name: str, stage: EvaluateStage, outline: Outline) -> Iterator[Fault]:
+    """Whether a task is one for every model of its stage."""
+    for model in given(stage, "models") or ():
+        made = made_by(model, outline.stages, outline.model)
+        if made is not None and made in SCORED and made not in task_kind(name).models:
+            *others, last = (MAKES[kind] for kind in task_kind(name).models)
+            able = f"{', '.join(others)} or {last}" if others else last
+            message = f"task {name} scores {able}, but stage '{model}' makes {MAKES[made]}"
+            yield Fault((*at, "name"), f"{message}; give it an evaluate stage of its own")
+        elif name == "seq2seq" and made == ArtifactKind.CAUSAL_LM and not _of_pairs(model, outline):
+            message = (
+                f"task seq2seq asks a decoder that learnt pairs (finetune, task: seq2seq), and '{model}' did not"
+            )
+            yield Fault((*at, "name"), f"{message}; score the stage that learnt the pairs")
+
+
+def _of_pairs(name: str, outline: Outline) -> bool:
+    """Whether a stage learnt pairs, or may have."""
+    stage = outline.stages.get(name)
+    return stage is None or (isinstance(stage, FinetuneStage) and given(stage, "task") in ("seq2seq", UNKNOWN))
 
 
 def _task_files(at: KeyPath, stage: EvaluateStage, recipe_path: Path) -> Iterator[Fault]:
     for index, task in enumerate(given(stage, "tasks") or ()):
         name = given(task, "name") if isinstance(task, TaskConfig) else None
-        if name:
+        file = given(task, "file") if isinstance(task, TaskConfig) else None
+        if file and not paths.is_file(recipe_path.resolve().parent / file):
+            yield Fault((*at, "tasks", index, "file"), f"no file '{file}' (looked from {recipe_path.parent}/)")
+        if name and name not in TASKS:
             where = (*at, "tasks", index, "name")
             try:
                 if find_task(name, recipe_path) is None and "/" in name:  # what lm-eval ships has no `/` in its name
@@ -301,8 +321,8 @@ def _tokenizers(outline: Outline) -> Iterator[Fault]:
     whole = set(outline.stages) == set(outline.stage_names)
     for name, stage in outline.stages.items():
         at = ("stages", name)
-        own = given(stage, "tokenizer") if isinstance(stage, PretrainStage) else None
-        if isinstance(stage, PretrainStage) and own is None and given(stage, "model") is None:
+        own = given(stage, "tokenizer") if isinstance(stage, PretrainStage | FinetuneStage) else None
+        if isinstance(stage, PretrainStage | FinetuneStage) and own is None and given(stage, "model") is None:
             if not known and whole:
                 yield Fault(at, "needs a stage tokenizer, and the recipe has none", at_key=True)
             elif len(known) > 1:
@@ -341,13 +361,11 @@ def _tokenizers_of_rewards(at: KeyPath, stage: StageConfig, outline: Outline) ->
 def _tokenizer_of(name: object, outline: Outline, seen: tuple[object, ...] = ()) -> str | None:
     """The tokenizer stage of a model, where it is certain."""
     stage = outline.stages.get(name) if isinstance(name, str) and name not in seen else None
-    if isinstance(stage, FromModelStage):
-        return _tokenizer_of(given(stage, "model"), outline, (*seen, name))
-    if not isinstance(stage, PretrainStage):
+    if not isinstance(stage, PretrainStage | FromModelStage):
         return None
     if own := given(stage, "tokenizer"):
         return own
-    if parent := given(stage, "model"):
-        return _tokenizer_of(parent, outline, (*seen, name))
+    if given(stage, "model") is not None:
+        return _tokenizer_of(given(stage, "model"), outline, (*seen, name))
     known = [name for name, config in outline.stages.items() if isinstance(config, TokenizerStage)]
     return known[0] if len(known) == 1 else None

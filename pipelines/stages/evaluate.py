@@ -13,7 +13,7 @@ from pipelines.evaluation.harness import score_task
 from pipelines.evaluation.labels import labels
 from pipelines.evaluation.scoring import score_reward
 from pipelines.evaluation.subject import Subject
-from pipelines.recipe.stages import EvaluateStage, TaskConfig
+from pipelines.recipe.evaluation import EvaluateStage, TaskConfig
 from pipelines.stages.base import Metrics, StageContext
 
 SCORES = "scores.json"

@@ -59,8 +59,14 @@ class Tokens:
     bos_id: int
     eos_id: int
     stop_ids: tuple[int, ...]
+    add_bos_token: bool = True
     mask_id: int | None = None
     sentinel_ids: tuple[int, ...] = ()
+
+    @property
+    def first_id(self) -> int | None:
+        """What every row starts with, if anything."""
+        return self.bos_id if self.add_bos_token else None
 
 
 def tokens_of(folder: Path) -> Tokens:
@@ -74,6 +80,7 @@ def tokens_of(folder: Path) -> Tokens:
         bos_id=info["bos_id"],
         eos_id=info["eos_id"],
         stop_ids=tuple(info["stop_ids"]),
+        add_bos_token=info["add_bos_token"],
         mask_id=info.get("mask_id"),
         sentinel_ids=tuple(info.get("sentinel_ids", ())),
     )

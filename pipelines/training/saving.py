@@ -67,10 +67,13 @@ def _read_back(model: PreTrainedModel, output: Path) -> None:
         raise RuntimeError(f"{output} does not hold the model that was saved: {odd}")
     device = next(model.parameters()).device
     ids = torch.arange(16).reshape(4, 4) % model.config.vocab_size
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = ids
     was_training = model.training
     model.eval()
     forward = type(model).forward  # not a trainer's wrapped one: autocast would round
-    logits = forward(model, input_ids=ids.to(device), attention_mask=torch.ones_like(ids).to(device)).logits.cpu()
+    logits = forward(model, **{name: part.to(device) for name, part in inputs.items()}).logits.cpu()
     model.train(was_training)
-    if not torch.allclose(logits, again.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits, atol=1e-4):
+    if not torch.allclose(logits, again.eval()(**inputs).logits, atol=1e-4):
         raise RuntimeError(f"{output}: the saved model gives other logits than the trained one")

@@ -14,6 +14,7 @@ from pipelines.data.schedule import GroupedByLength, Order, mixed
 from pipelines.recipe.training import FromModelStage
 from pipelines.stages.base import StageContext
 from pipelines.training.arguments import num_steps
+from pipelines.training.best import Best
 from pipelines.training.exact import Exact, ExactTrainerMixin
 from pipelines.training.holdout import FirstRows
 from pipelines.training.inputs import Source, check_batch, identity, longest, sources
@@ -102,7 +103,10 @@ def _checked_counts(
 
 
 def exact_run(
-    ctx: StageContext, schedule: Order, evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None
+    ctx: StageContext,
+    schedule: Order,
+    evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+    best: Best | None = None,
 ) -> Exact:
     """How the trainer of this job is made exact."""
     config: Any = ctx.job.config
@@ -115,6 +119,7 @@ def exact_run(
         record=ctx.record,
         evaluate_every=ctx.launch.evaluate_every,
         evaluate=evaluate,
+        best=best,
     )
 
 
@@ -135,7 +140,8 @@ def finish(
     tokenizer = ctx.inputs["tokenizer" if "tokenizer" in ctx.inputs else "model"]
     save_model(model, tokenizer, ctx.output, config_values=config_values)
     clock.lap("saving")
-    return {**_course(ctx, trainer), "parameters": model.num_parameters(), **scores, **clock.seconds}
+    best = trainer.exact.best.metrics() if trainer.exact.best else {}
+    return {**_course(ctx, trainer), "parameters": model.num_parameters(), **best, **scores, **clock.seconds}
 
 
 def _course(ctx: StageContext, trainer: ExactTrainerMixin) -> dict[str, Any]:
