@@ -37,7 +37,9 @@ def labelled(folder: Path, kind: str, *, rows: int = 40, pair: bool = False, see
             "multi": [name for name, on in (("small", small.any()), ("large", (~small).any())) if on],
             "number": float(small.mean()),
         }[kind]
-        made.append({"text_ids": text, "pair_ids": [7, 8, 9][: int(rng.integers(1, 4))] if pair else [], "label": label})
+        made.append(
+            {"text_ids": text, "pair_ids": [7, 8, 9][: int(rng.integers(1, 4))] if pair else [], "label": label}
+        )
     return tokens_folder(folder, "labelled", made[:rows], made[rows:])
 
 

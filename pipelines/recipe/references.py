@@ -275,18 +275,22 @@ def _tasks(at: KeyPath, stage: EvaluateStage, outline: Outline) -> Iterator[Faul
 
 def _scored(at: KeyPath, name: str, stage: EvaluateStage, outline: Outline) -> Iterator[Fault]:
     """Whether a task is one for every model of its stage."""
-    for model in given(stage, "models") or ():
-        made = made_by(model, outline.stages, outline.model)
-        if made is not None and made in SCORED and made not in task_kind(name).models:
-            *others, last = (MAKES[kind] for kind in task_kind(name).models)
-            able = f"{', '.join(others)} or {last}" if others else last
-            message = f"task {name} scores {able}, but stage '{model}' makes {MAKES[made]}"
-            yield Fault((*at, "name"), f"{message}; give it an evaluate stage of its own")
-        elif name == "seq2seq" and made == ArtifactKind.CAUSAL_LM and not _of_pairs(model, outline):
-            message = (
-                f"task seq2seq asks a decoder that learnt pairs (finetune, task: seq2seq), and '{model}' did not"
-            )
-            yield Fault((*at, "name"), f"{message}; score the stage that learnt the pairs")
+    made = {model: made_by(model, outline.stages, outline.model) for model in given(stage, "models") or ()}
+    unfit = [model for model, kind in made.items() if kind in SCORED and kind not in task_kind(name).models]
+    if unfit:
+        *others, last = (MAKES[kind] for kind in task_kind(name).models)
+        able = f"{', '.join(others)} or {last}" if others else last
+        makes = ", ".join(f"'{model}' makes {MAKES[kind]}" for model, kind in made.items() if kind and model in unfit)
+        yield Fault((*at, "name"), f"task {name} scores {able}, but {makes}; give it an evaluate stage of its own")
+    untaught = [
+        model
+        for model, kind in made.items()
+        if name == "seq2seq" and kind == ArtifactKind.CAUSAL_LM and not _of_pairs(model, outline)
+    ]
+    if untaught:
+        names = ", ".join(f"'{model}'" for model in untaught)
+        message = f"task seq2seq scores decoders that learnt pairs (finetune, task: seq2seq), which {names} did not"
+        yield Fault((*at, "name"), f"{message}; score the stage that did")
 
 
 def _of_pairs(name: str, outline: Outline) -> bool:

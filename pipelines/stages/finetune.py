@@ -26,7 +26,7 @@ from pipelines.training.inputs import Source, Tokens, sources, tokens_of
 from pipelines.training.losses import label_losses
 from pipelines.training.session import Clock, Examples, exact_run, examples_of, finish, seed_of
 from pipelines.training.starts import classifier, save_marks, writer
-from pipelines.training.writing import write
+from pipelines.training.writing import texts, write
 
 
 def run(ctx: StageContext) -> Metrics:
@@ -46,8 +46,9 @@ def _classify(ctx: StageContext, config: FinetuneStage, tokens: Tokens, clock: C
     check_labels([source.holdout for source in mix], kind, names)
     weights = class_weights(config, mix, kind, names)
     model = classifier(ctx.inputs.get("model"), ctx.job.model, tokens, kind, names, seed=seed_of(ctx))
-    marks = {"bos_id": tokens.first_id, "sep_id": tokens.eos_id, "eos_id": tokens.eos_id}
-    texts = examples_of(ctx, model, partial(LabelledRows, label_names=names, **marks))
+    eos = tokens.eos_id
+    rows_of = partial(LabelledRows, label_names=names, bos_id=tokens.first_id, sep_id=eos, eos_id=eos)
+    texts = examples_of(ctx, model, rows_of)
     has_types = getattr(model.config, "type_vocab_size", 0) > 1 and model.config.model_type == "sourdough_encoder"
     collator = LabelledCollator(tokens.pad_id, with_token_type_ids=has_types)
 
@@ -125,8 +126,8 @@ def _translate(ctx: StageContext, config: FinetuneStage, tokens: Tokens, clock: 
         collator: Any = ShiftedCollator(SourceTargetCollator(tokens.pad_id), model)
     else:
         # Every tokenizer has an eos, and no text spells it: it also says where the source ends.
-        marks = {"bos_id": tokens.first_id, "sep_id": tokens.eos_id, "eos_id": tokens.eos_id}
-        pairs = examples_of(ctx, model, partial(JoinedRows, **marks))
+        eos = tokens.eos_id
+        pairs = examples_of(ctx, model, partial(JoinedRows, bos_id=tokens.first_id, sep_id=eos, eos_id=eos))
         collator = ChatCollator(tokens.pad_id)
     best = _best(config, pairs, "seq2seq")
     loss_of = target_scores if is_encoder_decoder else chat_scores
@@ -155,9 +156,7 @@ def text_scores(model: Any, rows: Any, tokens: Tokens) -> dict[str, float]:
     sides = [_sides(rows[row], is_encoder_decoder=bool(model.config.is_encoder_decoder)) for row in range(len(rows))]
     longest = max(len(target) for _, target in sides)
     found = write(model, [source for source, _ in sides], tokens, max_new_tokens=longest)
-    said, wanted = (
-        tokens.tokenizer.batch_decode(ids, skip_special_tokens=True) for ids in (found, [t for _, t in sides])
-    )
+    said, wanted = texts(found, tokens), texts([target for _, target in sides], tokens)
     references = [[text] for text in wanted]
     return {
         "holdout_chrf": translation.chrf(said, references).value,

@@ -209,7 +209,7 @@ def _summed(
 
 def row_logits(model: nn.Module, rows: Any, collator: Callable[[list[Any]], Batch]) -> tuple[np.ndarray, np.ndarray]:
     """A classifier's logits, (rows, names) float32, and the labels, of all rows in their order, on every rank."""
-    state, parts = PartialState(), []
+    state, parts = PartialState(), list[tuple[int, Any]]()
     with scoring(model) as device:
         for number, places in enumerate(fixed_batches(rows.longest)):
             if number % state.num_processes == state.process_index:
@@ -217,8 +217,8 @@ def row_logits(model: nn.Module, rows: Any, collator: Callable[[list[Any]], Batc
                 labels = batch.pop("labels").cpu().numpy()
                 logits = model(**batch).logits.float().cpu().numpy()
                 parts += zip(places, zip(logits, labels, strict=True), strict=True)
-    logits, labels = zip(*in_order(parts), strict=True)
-    return np.stack(logits), np.stack(labels)
+    found = in_order(parts)
+    return np.stack([logits for logits, _ in found]), np.stack([labels for _, labels in found])
 
 
 def fixed_batches(longest: np.ndarray) -> list[list[int]]:

@@ -1,6 +1,7 @@
 """Targets written for sources: by an encoder-decoder, or by a decoder that reads the source as its prompt."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -82,3 +83,8 @@ def _ended(rows: torch.Tensor, tokens: Tokens) -> list[Ids]:
         end = next((place for place, token in enumerate(row) if token in stops), len(row))
         found.append(row[:end])
     return found
+
+
+def texts(rows: Sequence[Any], tokens: Tokens) -> list[str]:
+    """Rows of ids as text, without special tokens."""
+    return [str(tokens.tokenizer.decode([int(token) for token in row], skip_special_tokens=True)) for row in rows]
