@@ -29,7 +29,7 @@ PYTHON  ?= python3
 VENV    := .venv
 BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready
-STAGES  := tokenizer pretrain sft reward dpo ppo evaluate
+STAGES  := tokenizer pretrain finetune sft reward dpo ppo evaluate
 TUNE     = $(SET:%=--set %) $(if $(LAUNCH),--launch $(LAUNCH))
 BUILD    = $(TUNE) --store $(STORE) $(if $(filter 1,$(REBUILD)),--rebuild)
 SOURDOUGH = $(BIN)/python -m pipelines

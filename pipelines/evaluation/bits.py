@@ -12,7 +12,7 @@ from pipelines.data.tokens import TokenTable
 from pipelines.errors import DataError
 from pipelines.evaluation import metrics
 from pipelines.evaluation.subject import Request, Subject
-from pipelines.recipe.stages import TaskConfig
+from pipelines.recipe.evaluation import TaskConfig
 
 LIMIT = 1000
 """Documents scored where the recipe names no limit."""

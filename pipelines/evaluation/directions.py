@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 
 DIRECTIONS: Mapping[str, bool] = {
+    "loss": False,
     "accuracy": True,
     "exact_match": True,
     "f1_binary": True,

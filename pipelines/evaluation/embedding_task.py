@@ -11,7 +11,7 @@ from pipelines.evaluation import metrics, regression
 from pipelines.evaluation.directions import DIRECTIONS
 from pipelines.evaluation.embeddings import WordVectors, isotropy, mean_cosine, plane
 from pipelines.evaluation.subject import Subject
-from pipelines.recipe.stages import TaskConfig
+from pipelines.recipe.evaluation import TaskConfig
 from pipelines.recipe.word_files import read_analogies, read_pairs
 
 Row = dict[str, Any]

@@ -19,7 +19,7 @@ from pipelines.errors import DataError
 from pipelines.evaluation.bits import chunks
 from pipelines.evaluation.subject import Request, Subject
 from pipelines.evaluation.tasks import TaskFile
-from pipelines.recipe.stages import TaskConfig
+from pipelines.recipe.evaluation import TaskConfig
 
 SHOTS_SEED = 1234
 """Which worked examples are shown: the same for every model and every recipe."""

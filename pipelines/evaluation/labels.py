@@ -3,13 +3,15 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pipelines.recipe.stages import TaskConfig
+from pipelines.recipe.evaluation import TaskConfig
 
 _WORDS = {
     "num_fewshot": "{}-shot",
     "limit": "limit {}",
     "max_completion_length": "max_completion_length {}",
     "temperature": "temperature {:g}",
+    "num_beams": "{} beams",
+    "length_penalty": "length_penalty {:g}",
 }
 """Fields of a task that its name says nothing of, and how they are read."""
 

@@ -9,7 +9,7 @@ from pipelines.data.tokens import TokenTable
 from pipelines.errors import DataError
 from pipelines.evaluation import metrics
 from pipelines.evaluation.subject import Subject
-from pipelines.recipe.stages import TaskConfig
+from pipelines.recipe.evaluation import TaskConfig
 from pipelines.rewards import REWARDS
 from pipelines.training.inputs import trained_reward_model
 from pipelines.training.rollouts import PromptRows, held_out_scores

@@ -14,18 +14,10 @@ from pipelines.errors import Problem, RecipeError
 from pipelines.plan.derived import DataJob, ModelJob, TokensJob
 from pipelines.plan.files import format_of
 from pipelines.recipe.base import Consumes, LocalFile, Reads, Section
+from pipelines.recipe.evaluation import REWARD_FUNCTIONS, EvaluateStage
 from pipelines.recipe.finetune import FinetuneStage
 from pipelines.recipe.root import AnyModel, Recipe
-from pipelines.recipe.stages import (
-    REWARD_FUNCTIONS,
-    DpoStage,
-    EvaluateStage,
-    PpoStage,
-    PretrainStage,
-    RewardStage,
-    SftStage,
-    TokenizerStage,
-)
+from pipelines.recipe.stages import DpoStage, PpoStage, PretrainStage, RewardStage, SftStage, TokenizerStage
 
 JobConfig = Annotated[
     DataJob

@@ -10,18 +10,13 @@ from pipelines.plan.jobs import Input, Job, Plan
 from pipelines.plan.pins import Pins, model_key
 from pipelines.recipe.base import OutsideModel
 from pipelines.recipe.data import MICROWORLD_VERSION, Dataset
+from pipelines.recipe.evaluation import REWARD_FUNCTIONS, TASKS, EvaluateStage
 from pipelines.recipe.finetune import FinetuneStage
 from pipelines.recipe.model import ModelConfig
 from pipelines.recipe.own_model import OwnModel, definitions_of
 from pipelines.recipe.paths import chat_template, expand, model_files
 from pipelines.recipe.root import Recipe
-from pipelines.recipe.stages import (
-    REWARD_FUNCTIONS,
-    EvaluateStage,
-    PpoStage,
-    PretrainStage,
-    TokenizerStage,
-)
+from pipelines.recipe.stages import PpoStage, PretrainStage, TokenizerStage
 from pipelines.recipe.task_files import find_task
 from pipelines.recipe.tree import format_path
 from pipelines.recipe.word_files import word_files
@@ -147,9 +142,12 @@ class _Planner:
         start = self._source(model)
         inputs = self._weights("model", model)
         files, named = dict[str, str](), dict[str, str]()
+        config = self._with_whole_paths(name, config)
         reads_world = any(task.reward_funcs in REWARD_FUNCTIONS for task in config.tasks)
         for index, task in enumerate(config.tasks):
-            if local := find_task(task.name, self.path):
+            if task.file is not None:
+                files[task.file] = self.digest(Path(task.file))
+            if task.name not in TASKS and (local := find_task(task.name, self.path)):
                 files |= {str(path): self.digest(path) for path in local.files}
                 reads_world |= "builtin" in local.values
             for field, path in word_files(task.pairs, task.analogies, self.path).items():
@@ -162,6 +160,18 @@ class _Planner:
                 inputs |= self._rewarding(key, task.reward_funcs, tokenizer, f"task.{index}.reward_model")
         config = config.model_copy(update={"models": (model,)})
         return self._add(f"{name}-{start.name}", name, config, inputs, files, None, reads_world, named)
+
+    def _with_whole_paths(self, name: str, config: EvaluateStage) -> EvaluateStage:
+        """A worker does not know where the recipe lies."""
+        folder, tasks = self.path.resolve().parent, []
+        for index, task in enumerate(config.tasks):
+            if task.file is not None and not (folder / task.file).is_file():
+                self._note(("stages", name, "tasks", index, "file"), f"there is no file '{task.file}'")
+                task = task.model_copy(update={"file": None})
+            elif task.file is not None:
+                task = task.model_copy(update={"file": str(folder / task.file)})
+            tasks.append(task)
+        return config.model_copy(update={"tasks": tuple(tasks)})
 
     def _rewarding(self, key: KeyPath, function: str, tokenizer: Source, role: str) -> dict[str, Input]:
         if function in REWARD_FUNCTIONS:

@@ -1,6 +1,6 @@
 """Stage `finetune`: labels and pairs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -8,6 +8,14 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from pipelines.recipe.base import ArtifactKind, LanguageModelRef, TokenizerRef
 from pipelines.recipe.data import FinetuneMixture
 from pipelines.recipe.training import FromModelStage
+
+METRICS: Mapping[str, tuple[str, ...]] = {
+    "single_label": ("accuracy", "f1_macro", "matthews_correlation", "loss"),
+    "multi_label": ("f1_micro", "f1_macro", "exact_match", "loss"),
+    "regression": ("spearman", "pearson", "rmse", "loss"),
+    "seq2seq": ("loss", "chrf", "bleu", "exact_match"),
+}
+"""Kind of labels, or seq2seq -> what may choose the best weights; the first is the default."""
 
 
 class FinetuneStage(FromModelStage):
@@ -31,8 +39,10 @@ class FinetuneStage(FromModelStage):
     eval_steps: PositiveInt | None = None
     """Score the holdout each so many steps, and keep the best weights seen there. Default: the last are kept."""
     metric_for_best_model: str | None = None
-    """Which score of the holdout is the best weights'; its direction is known. Default: accuracy, spearman, chrf or
-    loss, as fits the labels."""
+    """Which score of the holdout is the best weights'; its direction is known. classification: accuracy, f1_macro,
+    matthews_correlation for one label; f1_micro, f1_macro, exact_match for several; spearman, pearson, rmse for
+    numbers; seq2seq: chrf, bleu, exact_match (all but loss write the holdout's targets greedily); loss for all.
+    Default: accuracy, f1_micro, spearman or loss."""
 
     def faults(self) -> Iterator[str]:
         yield from super().faults()
@@ -40,5 +50,14 @@ class FinetuneStage(FromModelStage):
             yield f"class_weights belongs to classification, and task is {self.task}"
         if self.metric_for_best_model is not None and self.eval_steps is None:
             yield "metric_for_best_model is set, so eval_steps is needed: how often to look"
+        kinds = [kind for kind in METRICS if (kind == "seq2seq") == (self.task == "seq2seq")]
+        fitting = dict.fromkeys(name for kind in kinds for name in METRICS[kind])
+        if self.metric_for_best_model not in (None, *fitting):
+            yield (
+                f"metric_for_best_model: '{self.metric_for_best_model}' is no score of {self.task}; choose one of "
+                f"{', '.join(fitting)}"
+            )
+        if self.peft is not None:
+            yield "peft: finetune trains all weights; leave it out"
         if self.tokenizer is not None and self.model is not None:
             yield "tokenizer is for random weights; the model brings its own"

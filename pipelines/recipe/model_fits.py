@@ -5,19 +5,14 @@ from pathlib import Path
 
 from pipelines.errors import KeyPath
 from pipelines.recipe.base import OutsideModel
+from pipelines.recipe.evaluation import EvaluateStage, TaskConfig
 from pipelines.recipe.finetune import FinetuneStage
 from pipelines.recipe.kinds import ARCHITECTURES, BY_OBJECTIVE, architecture_of
 from pipelines.recipe.outline import UNKNOWN, Fault, Outline, given
 from pipelines.recipe.own_model import GIVEN, OwnModel, UnfitSource, classes_of, modules_of, settings_of
 from pipelines.recipe.peft import differences
 from pipelines.recipe.spans import noise_lengths
-from pipelines.recipe.stages import (
-    EvaluateStage,
-    PpoStage,
-    PretrainStage,
-    TaskConfig,
-    TokenizerStage,
-)
+from pipelines.recipe.stages import PpoStage, PretrainStage, TokenizerStage
 from pipelines.recipe.training import FromModelStage, StageConfig, TrainStage
 from pipelines.recipe.words import did_you_mean
 
@@ -111,8 +106,8 @@ def _tokenizers(outline: Outline) -> Iterator[Fault]:
     whole = set(outline.stages) == set(outline.stage_names)
     for name, stage in outline.stages.items():
         at = ("stages", name)
-        own = given(stage, "tokenizer") if isinstance(stage, PretrainStage) else None
-        if isinstance(stage, PretrainStage) and own is None and given(stage, "model") is None:
+        own = given(stage, "tokenizer") if isinstance(stage, PretrainStage | FinetuneStage) else None
+        if isinstance(stage, PretrainStage | FinetuneStage) and own is None and given(stage, "model") is None:
             if not known and whole:
                 yield Fault(at, "needs a stage tokenizer, and the recipe has none", at_key=True)
             elif len(known) > 1:
@@ -154,14 +149,12 @@ def _tokenizer_of(name: object, outline: Outline, seen: tuple[object, ...] = ())
     if isinstance(name, OutsideModel):
         return str(name)
     stage = outline.stages.get(name) if isinstance(name, str) and name not in seen else None
-    if isinstance(stage, FromModelStage):
-        return _tokenizer_of(given(stage, "model"), outline, (*seen, name))
-    if not isinstance(stage, PretrainStage):
+    if not isinstance(stage, PretrainStage | FromModelStage):
         return None
     if own := given(stage, "tokenizer"):
         return own
-    if parent := given(stage, "model"):
-        return _tokenizer_of(parent, outline, (*seen, name))
+    if given(stage, "model") is not None:
+        return _tokenizer_of(given(stage, "model"), outline, (*seen, name))
     known = [name for name, config in outline.stages.items() if isinstance(config, TokenizerStage)]
     return known[0] if len(known) == 1 else None
 

@@ -7,17 +7,13 @@ from pipelines.errors import DataError, KeyPath
 from pipelines.recipe import paths
 from pipelines.recipe.base import ArtifactKind, Consumes, OutsideModel, Reads, Section
 from pipelines.recipe.data import FILE_KINDS, PACKED, Dataset
+from pipelines.recipe.evaluation import REWARD_FUNCTIONS, SCORED, TASKS, EvaluateStage, TaskConfig, task_kind
+from pipelines.recipe.finetune import FinetuneStage
 from pipelines.recipe.fits import find_wrong_launch
 from pipelines.recipe.kinds import made_by
 from pipelines.recipe.model_fits import find_wrong_models
 from pipelines.recipe.outline import UNKNOWN, Fault, Outline, given
-from pipelines.recipe.stages import (
-    REWARD_FUNCTIONS,
-    EvaluateStage,
-    PpoStage,
-    TaskConfig,
-    TokenizerStage,
-)
+from pipelines.recipe.stages import PpoStage, TokenizerStage
 from pipelines.recipe.task_files import find_task
 from pipelines.recipe.training import StageConfig, TrainStage
 from pipelines.recipe.word_files import READERS
@@ -243,7 +239,6 @@ def _lengths(at: KeyPath, stage: TrainStage, outline: Outline) -> Iterator[Fault
 def _tasks(at: KeyPath, stage: EvaluateStage, outline: Outline) -> Iterator[Fault]:
     are_ours = not any(_starts_outside(model, outline) for model in given(stage, "models") or ())
     positions = given(outline.model, "max_position_embeddings") if are_ours else None
-    formats = {"bits_per_byte": "text", "reward": "prompt"}
     tasks = given(stage, "tasks") or ()
     for index, task in enumerate(tasks):
         if not isinstance(task, TaskConfig):
@@ -256,7 +251,7 @@ def _tasks(at: KeyPath, stage: EvaluateStage, outline: Outline) -> Iterator[Faul
         yield from faults
         name, data = given(task, "name"), given(task, "data")
         dataset = outline.data.get(data) if isinstance(data, str) and not faults else None
-        needed, has = formats.get(name) if name else None, given(dataset, "format")
+        needed, has = task_kind(name).format if name else None, given(dataset, "format")
         if needed and has is not UNKNOWN and has != needed:
             yield Fault((*here, "data"), f"task {name} needs {needed} data, but '{data}' is {has}")
         elif dataset is not None and given(dataset, "holdout") == 0:
@@ -265,12 +260,43 @@ def _tasks(at: KeyPath, stage: EvaluateStage, outline: Outline) -> Iterator[Faul
         if name == "reward" and positions and completion and completion >= positions:
             message = f"{completion} leaves no room for a prompt: the model's max_position_embeddings is {positions}"
             yield Fault((*here, "max_completion_length"), message)
+        if name:
+            yield from _scored(here, name, stage, outline)
+
+
+def _scored(at: KeyPath, name: str, stage: EvaluateStage, outline: Outline) -> Iterator[Fault]:
+    """Whether a task is one for every model of its stage."""
+    made = {model: made_by(model, outline.stages, outline.model) for model in given(stage, "models") or ()}
+    unfit = [model for model, kind in made.items() if kind in SCORED and kind not in task_kind(name).models]
+    if unfit:
+        *others, last = (MAKES[kind] for kind in task_kind(name).models)
+        able = f"{', '.join(others)} or {last}" if others else last
+        makes = ", ".join(f"'{model}' makes {MAKES[kind]}" for model, kind in made.items() if kind and model in unfit)
+        yield Fault((*at, "name"), f"task {name} scores {able}, but {makes}; give it an evaluate stage of its own")
+    untaught = [
+        model
+        for model, kind in made.items()
+        if name == "seq2seq" and kind == ArtifactKind.CAUSAL_LM and not _of_pairs(model, outline)
+    ]
+    if untaught:
+        names = ", ".join(f"'{model}'" for model in untaught)
+        message = f"task seq2seq scores decoders that learnt pairs (finetune, task: seq2seq), which {names} did not"
+        yield Fault((*at, "name"), f"{message}; score the stage that did")
+
+
+def _of_pairs(name: str, outline: Outline) -> bool:
+    """Whether a stage learnt pairs, or may have."""
+    stage = outline.stages.get(name)
+    return stage is None or (isinstance(stage, FinetuneStage) and given(stage, "task") in ("seq2seq", UNKNOWN))
 
 
 def _task_files(at: KeyPath, stage: EvaluateStage, recipe_path: Path) -> Iterator[Fault]:
     for index, task in enumerate(given(stage, "tasks") or ()):
         name = given(task, "name") if isinstance(task, TaskConfig) else None
-        if name:
+        file = given(task, "file") if isinstance(task, TaskConfig) else None
+        if file and not paths.is_file(recipe_path.resolve().parent / file):
+            yield Fault((*at, "tasks", index, "file"), f"no file '{file}' (looked from {recipe_path.parent}/)")
+        if name and name not in TASKS:
             where = (*at, "tasks", index, "name")
             try:
                 if find_task(name, recipe_path) is None and "/" in name:  # what lm-eval ships has no `/` in its name

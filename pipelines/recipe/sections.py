@@ -6,11 +6,12 @@ from typing import Any, get_args
 from pipelines.errors import KeyPath
 from pipelines.recipe.base import Section
 from pipelines.recipe.data import Dataset
+from pipelines.recipe.evaluation import TaskConfig
 from pipelines.recipe.launch import Launch, StageLaunch
 from pipelines.recipe.model import ModelConfig
 from pipelines.recipe.own_model import OwnModel
 from pipelines.recipe.root import Recipe
-from pipelines.recipe.stages import STAGE_KINDS, AnyStage, TaskConfig
+from pipelines.recipe.stages import STAGE_KINDS, AnyStage
 from pipelines.recipe.tree import Node
 
 STAGES: dict[str, type[Section]] = {

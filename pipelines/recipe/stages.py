@@ -1,36 +1,28 @@
 """Chapter `stages`: what each kind of stage needs to know, and nothing about how it does it."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from pipelines.recipe.base import (
-    LANGUAGE_MODELS,
     ArtifactKind,
-    Bare,
     Bytes,
-    Consumes,
     Duration,
     LanguageModelRef,
     LocalFile,
-    ModelSource,
-    Section,
     TokenizerRef,
 )
 from pipelines.recipe.data import (
     ChatMixture,
     PreferenceMixture,
     PromptMixture,
-    Reads,
     TextMixture,
     TokenizerMixture,
 )
+from pipelines.recipe.evaluation import EvaluateStage, RewardFunc
 from pipelines.recipe.finetune import FinetuneStage
 from pipelines.recipe.training import Fraction, FromModelStage, StageConfig, TrainStage, no_rollouts
-
-# Mirrors the keys of `pipelines.rewards.REWARDS`, which recipes name; a contract test keeps the two equal.
-REWARD_FUNCTIONS = ("village_story",)
 
 
 class TokenizerStage(StageConfig):
@@ -164,10 +156,6 @@ class DpoStage(FromModelStage):
             yield f"label_smoothing has no meaning with loss_type: {self.loss_type}"
 
 
-RewardFunc = Annotated[str, Consumes((ArtifactKind.REWARD_MODEL,), or_function=True)]
-"""A reward stage, or a function of pipelines/rewards.py."""
-
-
 class PpoStage(FromModelStage):
     """Proximal policy optimisation (arXiv 1707.06347) against a reward model or function; the trainer is our own."""
 
@@ -213,77 +201,6 @@ class PpoStage(FromModelStage):
                 f"rollout_batch_size ({self.rollout_batch_size}) must be a multiple of global_batch_size "
                 f"({self.global_batch_size})"
             )
-
-
-def _bare_task(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
-
-
-class TaskConfig(Section):
-    """One benchmark: a name of lm-eval or of recipes/tasks, or one of ours: bits_per_byte, reward, embeddings."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w./-]*$")]
-    """The task's name."""
-    num_fewshot: Annotated[int, Field(ge=0)] = 0
-    """Worked examples put before each question."""
-    limit: PositiveInt | None = None
-    """Use only the first items."""
-    data: Annotated[str | None, Reads(("text", "prompt"))] = None
-    """bits_per_byte: a text dataset; reward: a prompt dataset; each with a holdout."""
-    reward_funcs: RewardFunc | None = None
-    """reward: a reward stage, or a function of pipelines/rewards.py."""
-    max_completion_length: PositiveInt = 64
-    """reward: most new tokens of a completion."""
-    temperature: NonNegativeFloat = 1.0
-    """reward: sampling temperature; 0 is greedy."""
-    words: Annotated[tuple[Annotated[str, Field(pattern=r"^\S(.*\S)?$")], ...], Bare] = ()
-    """embeddings: words whose neighbours are listed, and that are drawn as a map."""
-    pairs: Annotated[str | None, LocalFile()] = None
-    """embeddings: a file of word pairs scored by people, relative to the recipe; a line is `old<tab>new<tab>1.58`."""
-    analogies: Annotated[str | None, LocalFile()] = None
-    """embeddings: a file of analogies, relative to the recipe; a line is `man king woman queen`."""
-
-    def faults(self) -> Iterator[str]:
-        if self.name in ("bits_per_byte", "reward") and self.data is None:
-            yield f"task {self.name} needs data: the dataset whose holdout it scores"
-        if self.name == "reward" and self.reward_funcs is None:
-            yield "task reward needs reward_funcs: a reward stage or a function of pipelines/rewards.py"
-        if self.name not in ("bits_per_byte", "reward") and self.data is not None:
-            yield f"data: belongs to the tasks bits_per_byte and reward, not to {self.name}"
-        if self.name in ("bits_per_byte", "reward", "embeddings") and self.num_fewshot:
-            yield f"num_fewshot: belongs to benchmarks that ask questions, not to {self.name}"
-        if self.name != "reward":
-            for field in ("reward_funcs", "max_completion_length", "temperature"):
-                if getattr(self, field) != type(self).model_fields[field].default:
-                    yield f"{field}: belongs to the task reward, not to {self.name}"
-        if self.name != "embeddings":
-            for field in ("words", "pairs", "analogies"):
-                if getattr(self, field) != type(self).model_fields[field].default:
-                    yield f"{field}: belongs to the task embeddings, not to {self.name}"
-        elif self.limit is not None:
-            yield "limit: has no meaning for embeddings, which asks every line of its files; leave it out"
-        if len(set(self.words)) < len(self.words):
-            yield f"words: '{next(word for word in self.words if self.words.count(word) > 1)}' is named twice; keep one"
-
-
-SCORED = (*LANGUAGE_MODELS, ArtifactKind.CLASSIFIER)
-"""What has benchmarks."""
-
-
-class EvaluateStage(StageConfig):
-    """Score models on benchmarks: one job per model."""
-
-    produces = ArtifactKind.SCORES
-    draws = True
-    kind: Literal["evaluate"]
-    models: Annotated[tuple[ModelSource, ...], Bare, Field(min_length=1), Consumes(SCORED)]
-    """Stages to score, or models made elsewhere, all on the same prompts."""
-    tasks: Annotated[tuple[Annotated[TaskConfig, BeforeValidator(_bare_task)], ...], Bare, Field(min_length=1)]
-    """Benchmarks: names, or {name, num_fewshot, limit, ...}."""
-    apply_chat_template: bool = False
-    """Put each prompt into a user turn of the chat template."""
-    seed: int | None = None
-    """This stage's own seed. Default: the recipe's."""
 
 
 AnyStage = Annotated[

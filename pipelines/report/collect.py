@@ -26,9 +26,11 @@ SETTINGS = (
     "dtype",
     "temperature",
     "max_completion_length",
+    "num_beams",
+    "length_penalty",
 )
 """What two scores must share to stand in one row."""
-MODELS = ("pretrain", "sft", "reward", "dpo", "ppo")
+MODELS = ("pretrain", "finetune", "sft", "reward", "dpo", "ppo")
 
 
 class Fact(BaseModel):

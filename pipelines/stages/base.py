@@ -67,6 +67,7 @@ STAGES: Mapping[str, str] = {
     "tokenizer": "pipelines.stages.tokenizer",
     "tokens": "pipelines.stages.tokens",
     "pretrain": "pipelines.stages.pretrain",
+    "finetune": "pipelines.stages.finetune",
     "sft": "pipelines.stages.sft",
     "reward": "pipelines.stages.reward",
     "dpo": "pipelines.stages.dpo",

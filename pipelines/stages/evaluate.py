@@ -10,11 +10,13 @@ from pipelines.data.tokens import TokenTable
 from pipelines.errors import DataError
 from pipelines.evaluation.bits import score_bits
 from pipelines.evaluation.embedding_task import describe_words, score_embeddings
+from pipelines.evaluation.finetuned import score_classification, score_pairs
 from pipelines.evaluation.harness import score_task
 from pipelines.evaluation.labels import labels
+from pipelines.evaluation.masked import score_masked
 from pipelines.evaluation.scoring import score_reward
 from pipelines.evaluation.subject import Subject
-from pipelines.recipe.stages import EvaluateStage, TaskConfig
+from pipelines.recipe.evaluation import EvaluateStage, TaskConfig
 from pipelines.stages.base import Metrics, StageContext
 
 SCORES = "scores.json"
@@ -23,6 +25,8 @@ SAMPLES = 3
 SAMPLE_TOKENS = 64
 OPENING_TOKENS = 16
 """Tokens of a held-out document that a model is given to go on from."""
+OTHERS = ("classification", "seq2seq", "masked_accuracy", "pseudo_perplexity", "minimal_pairs")
+"""Tasks that ask a model in their own way; all others ask a causal LM."""
 NEUTRAL = "Today"
 """What a model goes on from where no task has text of its own."""
 
@@ -30,26 +34,22 @@ NEUTRAL = "Today"
 def run(ctx: StageContext) -> Metrics:
     """Write scores.json; every process works, the first one writes."""
     config = cast(EvaluateStage, ctx.job.config)
-    subject = Subject.load(
-        ctx.inputs["model"],
-        base=ctx.inputs.get("model.base"),
-        device=ctx.launch.device,
-        batch_size=ctx.launch.micro_batch_size,
-    )
+    asks_subject = any(task.name not in OTHERS for task in config.tasks)
+    subject = _subject(ctx) if asks_subject else None
     scores: list[dict[str, Any]] = []
+    samples: list[dict[str, str]] = _samples(ctx, subject, config) if subject else []
     for number, task in enumerate(config.tasks):
-        scores += _score(ctx, subject, config, number, task)
-    samples = _samples(ctx, subject, config)
-    if subject.rank == 0:
+        rows, more = _score(ctx, subject, number, task)
+        scores, samples = scores + rows, samples + more
+    if PartialState().is_main_process:
         report = {
             "model": ctx.job.inputs["model"].fingerprint,
-            "settings": subject.settings
-            | {"apply_chat_template": config.apply_chat_template, "template_digest": subject.template_digest},
+            "settings": _settings(subject, scores) | {"apply_chat_template": config.apply_chat_template},
             "scores": scores,
             "samples": samples,
         }
         for task in config.tasks:
-            if task.words:
+            if task.words and subject is not None:
                 report["embeddings"] = describe_words(subject, task)
         text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
         (ctx.output / SCORES).write_text(text, encoding="utf-8")
@@ -58,19 +58,41 @@ def run(ctx: StageContext) -> Metrics:
     return {f"{name}.{score['metric']}": score["value"] for name, score in zip(names, scores, strict=True)}
 
 
+def _subject(ctx: StageContext) -> Subject:
+    return Subject.load(
+        ctx.inputs["model"],
+        base=ctx.inputs.get("model.base"),
+        device=ctx.launch.device,
+        batch_size=ctx.launch.micro_batch_size,
+    )
+
+
+def _settings(subject: Subject | None, scores: list[dict[str, Any]]) -> dict[str, Any]:
+    if subject is not None:
+        return subject.settings | {"template_digest": subject.template_digest}
+    return {"bos_policy": scores[0]["bos_policy"], "dtype": scores[0]["dtype"], "template_digest": None}
+
+
 def _score(
-    ctx: StageContext, subject: Subject, config: EvaluateStage, number: int, task: TaskConfig
-) -> list[dict[str, Any]]:
+    ctx: StageContext, subject: Subject | None, number: int, task: TaskConfig
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Rows, and samples that a task has of its own."""
+    data, seed = ctx.inputs.get(f"task.{number}.data"), cast(int, ctx.job.seed)
+    model, device = ctx.inputs["model"], ctx.launch.device
     try:
-        return _rows(ctx, subject, config, number, task)
+        if task.name == "classification":
+            return score_classification(model, task, cast(Path, data), device=device, seed=seed)
+        if task.name == "seq2seq":
+            return score_pairs(model, task, cast(Path, data), device=device, seed=seed)
+        if task.name in OTHERS:
+            return score_masked(model, task, data, device=device, seed=seed), []
+        return _rows(ctx, cast(Subject, subject), number, task), []
     except DataError as error:
         raise DataError(f"task {task.name}: {error}") from error
 
 
-def _rows(
-    ctx: StageContext, subject: Subject, config: EvaluateStage, number: int, task: TaskConfig
-) -> list[dict[str, Any]]:
-    data = ctx.inputs.get(f"task.{number}.data")
+def _rows(ctx: StageContext, subject: Subject, number: int, task: TaskConfig) -> list[dict[str, Any]]:
+    data, config = ctx.inputs.get(f"task.{number}.data"), cast(EvaluateStage, ctx.job.config)
     if task.name == "bits_per_byte":
         return score_bits(subject, task, cast(Path, data))
     if task.name == "reward":

@@ -50,7 +50,7 @@ def micro_batch_size(global_batch_size: int, launch: LaunchSettings) -> int:
 def training_arguments(
     config: TrainStage, launch: LaunchSettings, *, output_dir: Path, max_steps: int, seed: int
 ) -> TrainingArguments:
-    """For a plain `transformers.Trainer`: pretrain and ppo."""
+    """For a plain `transformers.Trainer`: pretrain, finetune and ppo."""
     common = _common(config, launch, output_dir=output_dir, max_steps=max_steps, seed=seed)
     return _settled(
         TrainingArguments(**common, activation_checkpointing=launch.activation_checkpointing), config, launch

@@ -20,6 +20,7 @@ from pipelines.data.schedule import InOrder, Noise, Order, Schedule, key
 from pipelines.errors import Stopped
 from pipelines.store import durable
 from pipelines.training import checkpoints
+from pipelines.training.best import Best
 from pipelines.training.optim import OptimSettings, build_optimizer, build_scheduler
 from pipelines.training.sentinel import FirstStep, MetricsLog, SignalWatch, check_step, require_finite_weights
 
@@ -48,6 +49,8 @@ class Exact:
     evaluate_every: int | None = None
     evaluate: Callable[[torch.nn.Module], Mapping[str, float]] | None = None
     """Numbers of the holdout, computed alike on every rank."""
+    best: Best | None = None
+    """Keeps the weights that score best, which are then the run's result; it needs `evaluate`."""
 
 
 # What an exact run needs in its TrainingArguments, whatever the recipe says.
@@ -228,6 +231,8 @@ class ExactTrainerMixin(_Base):
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.lr_scheduler.state_dict(),
         }
+        if self.exact.best is not None:
+            state["best"] = self.exact.best.state()
         checkpoints.save(work, self.model, state, self._identity())
         replace(self.state, log_history=[]).save_to_json(str(work / "trainer_state.json"))
         durable.publish(work, root / f"checkpoint-{step}")
@@ -246,6 +251,8 @@ class ExactTrainerMixin(_Base):
         folder = Path(resume_from_checkpoint)
         checkpoints.check_identity(folder, self._identity())
         checkpoints.load_weights(self.model, folder)
+        if self.exact.best is not None:
+            self.exact.best.load(checkpoints.load_state(folder)["best"])
         self.resumed(TrainerState.load_from_json(str(folder / "trainer_state.json")).global_step)
 
     def _restore(self, folder: Path) -> None:
@@ -273,13 +280,15 @@ class ExactTrainerMixin(_Base):
             return super().train(str(folder) if folder else None, trial, ignore_keys_for_eval)
 
     def train_or_stop(self) -> None:
-        """`train`, and Stopped when a signal ended it before its last step."""
+        """`train`, and Stopped when a signal ended it before its last step. The best weights, where they are kept."""
         self.train()
         if self.stopped:
             raise Stopped(
                 f"stopped after step {self.state.global_step} of {self.args.max_steps}, saved; "
                 "run the same command again to go on"
             )
+        if self.exact.best is not None:
+            self.exact.best.restore(self.model)
 
 
 class _Flow(TrainerCallback):
@@ -335,7 +344,11 @@ class _Flow(TrainerCallback):
     def _evaluation(self, step: int) -> Mapping[str, float]:
         """Numbers of the holdout, where they are due; `eval_loss` among them."""
         exact = self.trainer.exact
-        if not (exact.evaluate and exact.evaluate_every and step % exact.evaluate_every == 0):
+        is_choice = exact.best is not None and exact.best.is_due(step, self.trainer.args.max_steps)
+        is_look = exact.evaluate_every is not None and step % exact.evaluate_every == 0
+        if exact.evaluate is None or not (is_choice or is_look):
             return {}
         scores = exact.evaluate(self.trainer.model)
+        if exact.best is not None and is_choice:
+            exact.best.see(step, scores, self.trainer.model)
         return {**scores, "eval_loss": scores["holdout_loss"]} if "holdout_loss" in scores else scores

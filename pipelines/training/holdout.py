@@ -156,6 +156,20 @@ def chat_scores(model: nn.Module, rows: Any, collator: Callable[[list[Any]], Bat
     return {"holdout_loss": total / count, "holdout_rows": len(rows)}
 
 
+def target_scores(model: nn.Module, rows: Any, collator: Callable[[list[Any]], Batch]) -> Scores:
+    """Loss per token of the target, by an encoder-decoder."""
+    if not len(rows):
+        return {}
+
+    def sums(model: nn.Module, batch: Batch) -> Tensor:
+        targets = batch.pop("labels")
+        losses = token_losses(model(**batch, use_cache=False).logits, targets)
+        return torch.stack([losses.double().sum(), (targets != IGNORED).double().sum()])
+
+    total, count = _summed(model, rows, collator, sums)
+    return {"holdout_loss": total / count, "holdout_rows": len(rows)}
+
+
 def reward_scores(model: nn.Module, rows: Any, collator: Callable[[list[Any]], Batch]) -> Scores:
     """Share of pairs whose chosen side scores higher, and the loss of the pairs."""
     return _pair_scores(model, rows, collator, lambda model, batch: reward_margins(model, batch))
@@ -254,6 +268,20 @@ def _summed(
                 moved = {name: tensor.to(device) for name, tensor in collator([rows[row] for row in batch]).items()}
                 parts.append((number, sums(model, moved).tolist()))
     return [math.fsum(values) for values in zip(*in_order(parts), strict=True)]
+
+
+def row_logits(model: nn.Module, rows: Any, collator: Callable[[list[Any]], Batch]) -> tuple[np.ndarray, np.ndarray]:
+    """A classifier's logits, (rows, names) float32, and the labels, of all rows in their order, on every rank."""
+    state, parts = PartialState(), list[tuple[int, Any]]()
+    with scoring(model) as device:
+        for number, places in enumerate(fixed_batches(rows.longest)):
+            if number % state.num_processes == state.process_index:
+                batch = {name: part.to(device) for name, part in collator([rows[row] for row in places]).items()}
+                labels = batch.pop("labels").cpu().numpy()
+                logits = model(**batch).logits.float().cpu().numpy()
+                parts += zip(places, zip(logits, labels, strict=True), strict=True)
+    found = in_order(parts)
+    return np.stack([logits for logits, _ in found]), np.stack([labels for _, labels in found])
 
 
 def fixed_batches(longest: np.ndarray) -> list[list[int]]:

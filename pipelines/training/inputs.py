@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -71,8 +72,14 @@ class Tokens:
     bos_id: int
     eos_id: int
     stop_ids: tuple[int, ...]
+    add_bos_token: bool = True
     mask_id: int | None = None
     sentinel_ids: tuple[int, ...] = ()
+
+    @property
+    def first_id(self) -> int | None:
+        """What every row starts with, if anything."""
+        return self.bos_id if self.add_bos_token else None
 
 
 def tokens_of(folder: Path) -> Tokens:
@@ -86,6 +93,7 @@ def tokens_of(folder: Path) -> Tokens:
         bos_id=info["bos_id"],
         eos_id=info["eos_id"],
         stop_ids=tuple(info["stop_ids"]),
+        add_bos_token=info["add_bos_token"],
         mask_id=info.get("mask_id"),
         sentinel_ids=tuple(info.get("sentinel_ids", ())),
     )
@@ -99,8 +107,11 @@ FAMILIES: Mapping[str, tuple[type[custom_models.TransformerConfig], type[PreTrai
 """Architecture -> what it is built of, with its head over the vocabulary."""
 
 
-def fresh_config(model: ModelConfig, tokens: Tokens) -> custom_models.TransformerConfig:
+def fresh_config(model: ModelConfig | OwnModel, tokens: Tokens) -> PreTrainedConfig:
     """The recipe's transformer. Fields of other architectures are at their defaults there."""
+    if isinstance(model, OwnModel):
+        own: Any = own_class(model)
+        return own.config_class(**model.settings, **_given(tokens))
     config_class = FAMILIES[model.architecture][0]
     fields = model.model_dump(exclude={"architecture", "style"}, exclude_none=True)
     return config_class(
@@ -117,11 +128,8 @@ def _given(tokens: Tokens) -> dict[str, Any]:
 
 def fresh_model(model: ModelConfig | OwnModel, tokens: Tokens, seed: int) -> PreTrainedModel:
     """The recipe's transformer with random weights, which depend on the seed alone."""
-    if isinstance(model, OwnModel):
-        model_class: Any = own_class(model)
-        config = model_class.config_class(**model.settings, **_given(tokens))
-    else:
-        config, model_class = fresh_config(model, tokens), FAMILIES[model.architecture][1]
+    config = fresh_config(model, tokens)
+    model_class: Any = own_class(model) if isinstance(model, OwnModel) else FAMILIES[model.architecture][1]
     torch.manual_seed(key(seed, "weights") % 2**63)
     fresh = model_class(config)
     if isinstance(model, OwnModel):

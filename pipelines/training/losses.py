@@ -1,12 +1,13 @@
-"""Pure arithmetic of language modelling: cross entropy over tokens, and log-probabilities of given tokens."""
+"""Pure arithmetic: cross entropy over tokens, log-probabilities of given tokens, and losses of labels."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
 from pipelines.data.collate import IGNORED
+from pipelines.data.labels import LabelKind
 
 Outputs = Mapping[str, Tensor]
 
@@ -31,11 +32,38 @@ def causal_lm_loss(logits: Tensor, labels: Tensor, num_targets: Tensor | None = 
     return target_loss(logits, shifted(labels), num_targets)
 
 
-def target_loss(logits: Tensor, targets: Tensor, num_targets: Tensor | None = None) -> Tensor:
-    """The same where each place says its own target: logits (..., vocabulary), targets (...)."""
-    total = cross_entropy(logits.flatten(0, -2).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum")
-    count = (targets != IGNORED).sum() if num_targets is None else num_targets
+def target_loss(
+    logits: Tensor, targets: Tensor, num_targets: Tensor | None = None, *, label_smoothing: float = 0.0
+) -> Tensor:
+    """The same where each place says its own target: logits (..., vocabulary), targets (...); smoothed as in arXiv
+    1512.00567, 7."""
+    flat, wanted = logits.flatten(0, -2).float(), targets.flatten()
+    total = cross_entropy(flat, wanted, ignore_index=IGNORED, reduction="sum", label_smoothing=label_smoothing)
+    count = (wanted != IGNORED).sum() if num_targets is None else num_targets
     return total / torch.as_tensor(count, device=total.device).clamp(min=1)
+
+
+def label_losses(
+    logits: Tensor,
+    labels: Tensor,
+    kind: LabelKind,
+    *,
+    class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Loss of each row, (rows,), of logits (rows, names).
+
+    single_label: cross entropy of the class; multi_label: the mean over names of binary cross entropies, where a
+    weight counts as often as its name applies; regression: squared error of the only output. With smoothing, that
+    much probability is given to all classes alike; of one name, to yes and no."""
+    logits = logits.float()
+    if kind == "single_label":
+        return cross_entropy(logits, labels, class_weights, reduction="none", label_smoothing=label_smoothing)
+    if kind == "multi_label":
+        targets = labels * (1 - label_smoothing) + label_smoothing / 2
+        losses = binary_cross_entropy_with_logits(logits, targets, reduction="none", pos_weight=class_weights)
+        return losses.mean(-1)
+    return mse_loss(logits.squeeze(-1), labels.float(), reduction="none")
 
 
 # --- as `compute_loss_func` of a transformers.Trainer -----------------------------------------------------------------

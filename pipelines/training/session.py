@@ -15,6 +15,7 @@ from pipelines.recipe.training import FromModelStage
 from pipelines.stages.base import StageContext
 from pipelines.training.adapters import num_trainable, save_adapter
 from pipelines.training.arguments import num_steps
+from pipelines.training.best import Best
 from pipelines.training.exact import Exact, ExactTrainerMixin
 from pipelines.training.holdout import FirstRows
 from pipelines.training.inputs import Source, check_batch, identity, longest, sources
@@ -107,6 +108,7 @@ def exact_run(
     schedule: Order,
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     noise: Noise | None = None,
+    best: Best | None = None,
 ) -> Exact:
     """How the trainer of this job is made exact."""
     config: Any = ctx.job.config
@@ -120,6 +122,7 @@ def exact_run(
         record=ctx.record,
         evaluate_every=ctx.launch.evaluate_every,
         evaluate=evaluate,
+        best=best,
     )
 
 
@@ -146,7 +149,8 @@ def finish(
         save_model(model, tokenizer, ctx.output, config_values=config_values)
     clock.lap("saving")
     sizes = {"parameters": model.num_parameters(), "trainable_parameters": num_trainable(model)}
-    return {**_course(ctx, trainer), **sizes, **scores, **clock.seconds}
+    best = trainer.exact.best.metrics() if trainer.exact.best else {}
+    return {**_course(ctx, trainer), **sizes, **best, **scores, **clock.seconds}
 
 
 def _course(ctx: StageContext, trainer: ExactTrainerMixin) -> dict[str, Any]:

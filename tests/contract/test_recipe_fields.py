@@ -13,12 +13,13 @@ from pipelines.recipe.accelerate_files import read_accelerate
 from pipelines.recipe.base import OutsideModel, Section
 from pipelines.recipe.data import BUILTIN, COLUMNS, FILE_KINDS, PACKED, Dataset
 from pipelines.recipe.docstrings import docstrings, first_sentence
+from pipelines.recipe.evaluation import REWARD_FUNCTIONS, TaskConfig
 from pipelines.recipe.launch import Launch, StageLaunch
 from pipelines.recipe.load import find_problems
 from pipelines.recipe.model import STYLES, ModelConfig
 from pipelines.recipe.root import Recipe
 from pipelines.recipe.sections import STAGES
-from pipelines.recipe.stages import REWARD_FUNCTIONS, STAGE_KINDS, TaskConfig
+from pipelines.recipe.stages import STAGE_KINDS
 from pipelines.recipe.task_files import BUILTIN_TASKS, CODE, KEYS
 
 ROOT = Path(__file__).parents[2]

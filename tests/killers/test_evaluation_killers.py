@@ -15,7 +15,7 @@ from tiny_task import LINES, write_task
 from pipelines.evaluation.bits import chunks
 from pipelines.evaluation.harness import SubjectLM, score_task
 from pipelines.evaluation.subject import Request, Subject
-from pipelines.recipe.stages import TaskConfig
+from pipelines.recipe.evaluation import TaskConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -116,7 +116,7 @@ from pathlib import Path
 import torch
 from pipelines.evaluation.harness import score_task
 from pipelines.evaluation.subject import Request, Subject
-from pipelines.recipe.stages import TaskConfig
+from pipelines.recipe.evaluation import TaskConfig
 torch.set_num_threads(1)
 model, task, out = map(Path, sys.argv[1:])
 subject = Subject.load(model)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.recipe.data import Dataset
+from pipelines.recipe.evaluation import EvaluateStage, TaskConfig
 from pipelines.recipe.launch import Launch
 from pipelines.recipe.layers import overlay
 from pipelines.recipe.load import find_problems, load_recipe
@@ -18,7 +19,7 @@ from pipelines.recipe.model import ModelConfig
 from pipelines.recipe.root import Recipe
 from pipelines.recipe.sections import STAGES
 from pipelines.recipe.show import show_recipe
-from pipelines.recipe.stages import EvaluateStage, PpoStage, TaskConfig
+from pipelines.recipe.stages import PpoStage
 from pipelines.recipe.tree import Node, Place, read_value
 from pipelines.recipe.words import closest
 

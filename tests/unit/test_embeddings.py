@@ -25,7 +25,7 @@ from pipelines.evaluation.embeddings import (
     write_word2vec,
 )
 from pipelines.evaluation.subject import Subject
-from pipelines.recipe.stages import TaskConfig
+from pipelines.recipe.evaluation import TaskConfig
 from pipelines.recipe.word_files import read_analogies, read_pairs
 
 PIECES = ["[UNK]", "man", "king", "woman", "queen", "play", "##ing", "##er", "apple", ".", "king's"]

@@ -16,7 +16,7 @@ from pipelines.evaluation.bits import chunks, score_bits
 from pipelines.evaluation.harness import SubjectLM, score_task
 from pipelines.evaluation.subject import Request, Subject
 from pipelines.evaluation.tasks import TaskFile
-from pipelines.recipe.stages import TaskConfig
+from pipelines.recipe.evaluation import TaskConfig
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pipelines.data.chat import ChatRenderer
 from pipelines.data.tokens import TokenWriter
 from pipelines.errors import DataError
 from pipelines.plan.jobs import Input, Job
-from pipelines.recipe.stages import EvaluateStage
+from pipelines.recipe.evaluation import EvaluateStage
 from pipelines.stages import evaluate
 from pipelines.stages.base import LaunchSettings, StageContext
 

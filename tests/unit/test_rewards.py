@@ -8,7 +8,7 @@ from training_jobs import EOS, tokenizer_folder
 from custom_models import DecoderForSequenceClassification
 from pipelines.data import microworld
 from pipelines.errors import DataError
-from pipelines.recipe.stages import REWARD_FUNCTIONS
+from pipelines.recipe.evaluation import REWARD_FUNCTIONS
 from pipelines.rewards import REWARDS, village_story
 from pipelines.training.inputs import tokens_of
 from pipelines.training.scoring import RewardFunction, RewardModel, require_same_tokenizer, reward_ids
