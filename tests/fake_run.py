@@ -66,8 +66,16 @@ def fake_plan(folder: Path, *, name: str = "demo", recipe: str = RECIPE) -> Plan
     return make_plan(loaded.recipe, path=path, digest=Digests())
 
 
-def fake_run(plan: Plan, store: ArtifactStore, *, leave_out: tuple[str, ...] = (), evil: str = "") -> None:
-    """Publish an artifact for every job but those left out; `evil` is put wherever text of data or models may stand."""
+def fake_run(
+    plan: Plan,
+    store: ArtifactStore,
+    *,
+    leave_out: tuple[str, ...] = (),
+    evil: str = "",
+    words: dict[str, Any] | None = None,
+) -> None:
+    """Publish an artifact for every job but those left out; `evil` is put wherever text of data or models may stand,
+    and `words` is what every evaluation found of embeddings."""
     done: dict[str, Artifact] = {}
     for number, job in enumerate(plan.jobs):
         if job.name in leave_out or any(item.job not in done for item in job.inputs.values()):
@@ -76,7 +84,7 @@ def fake_run(plan: Plan, store: ArtifactStore, *, leave_out: tuple[str, ...] = (
         workdir = store.prepare(job, inputs, {})
         for part in ("output", "record"):
             (workdir / part).mkdir(exist_ok=True)
-        metrics = _output(job, workdir / "output", evil) | _record(job, workdir / "record")
+        metrics = _output(job, workdir / "output", evil, words) | _record(job, workdir / "record")
         done[job.name] = store.publish(job, inputs, metrics, _provenance(number))
 
 
@@ -92,7 +100,7 @@ def _provenance(number: int) -> dict[str, Any]:
     }
 
 
-def _output(job: Job, output: Path, evil: str) -> dict[str, Any]:
+def _output(job: Job, output: Path, evil: str, words: dict[str, Any] | None) -> dict[str, Any]:
     (output / "anything").write_text(job.name)
     if job.kind == "data":
         info = {"format": job.config.dataset.format, "rows_in": 31_000, "rows_used": 30_998, "train": 29_998}
@@ -103,7 +111,8 @@ def _output(job: Job, output: Path, evil: str) -> dict[str, Any]:
         return {"bytes": 7_710_600, "tokens": 2_112_017, "rows": 31_000, "train_tokens": 2_043_525}
     if job.kind == "evaluate":
         model = ["pretrain", "sft", "dpo", "ppo"].index(job.inputs["model"].job)
-        (output / "scores.json").write_text(json.dumps(_evaluation(model, evil)))
+        scores = _evaluation(model, evil) | ({"embeddings": words} if words else {})
+        (output / "scores.json").write_text(json.dumps(scores))
     return {}
 
 

@@ -35,11 +35,11 @@ def score_embeddings(subject: Subject, *, pairs: Path | None, analogies: Path | 
         cosines = vectors.similarities([(one, other) for one, other, _ in asked])
         cosines = np.round(cosines, 12)  # equal ones share a rank, whatever the last digits are
         scores = np.array([score for _, _, score in asked])
-        value, stderr, _, _ = metrics.bootstrap(regression.spearman, [cosines, scores], seed=seed, vectorised=True)
-        if np.isnan(value):
+        if np.isnan(regression.spearman(cosines, scores)):
             raise DataError(
                 f"{pairs}: to this model all pairs are equally near, so nothing correlates with their scores"
             )
+        value, stderr, _, _ = metrics.bootstrap(regression.spearman, [cosines, scores], seed=seed, vectorised=True)
         rows.append(_row(subject, f"embeddings/{pairs.stem}", "similarity_spearman", value, stderr, len(asked)))
     if analogies is not None:
         questions = read_analogies(analogies)

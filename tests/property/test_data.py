@@ -35,7 +35,9 @@ QUICK = settings(max_examples=150, deadline=None)
 def renderer(name: str) -> ChatRenderer:
     template = chat_template(TEMPLATES / f"{name}.jinja", add_bos_token=True)
     tokenizer = train(
-        iter(["user assistant system\n\n In the barn. äöü 日本語\n"] * 9), vocab_size=400, special_tokens=template.tokens
+        iter(["user assistant system\n\n In the barn. äöü 日本語\n"] * 9),
+        vocab_size=400,
+        special_tokens=template.tokens,
     )
     add_bos(tokenizer)
     with TemporaryDirectory() as folder:

@@ -41,7 +41,9 @@ def make(tmp_path: Path) -> Make:
         (tmp_path / "own.jinja").write_text(source)
         template = chat_template(tmp_path / "own.jinja", add_bos_token=add_bos_token)
         tokenizer = train(
-            iter(["Where is the drum?", "In the barn.", "user assistant"] * 9), vocab_size=320, special_tokens=template.tokens
+            iter(["Where is the drum?", "In the barn.", "user assistant"] * 9),
+            vocab_size=320,
+            special_tokens=template.tokens,
         )
         if add_bos_token:
             add_bos(tokenizer)

@@ -48,7 +48,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"model": model, "text": root / "text", "prompt": root / "prompt"}
 
 
-def context(workdir: Path, folders: dict[str, Path], tasks: list[dict], *, batch_size: int = 32) -> StageContext:
+def context(
+    workdir: Path,
+    folders: dict[str, Path],
+    tasks: list[dict],
+    *,
+    batch_size: int = 32,
+    named_files: dict[str, str] | None = None,
+) -> StageContext:
     inputs = {"model": folders["model"]}
     for number, task in enumerate(tasks):
         if "data" in task:
@@ -60,6 +67,7 @@ def context(workdir: Path, folders: dict[str, Path], tasks: list[dict], *, batch
         config=EvaluateStage.model_validate_json(json.dumps(config)),
         seed=3,
         files={str(path): "0" * 64 for path in (ROOT / "recipes" / "tasks").rglob("*.yaml")},
+        named_files=named_files or {},
         inputs={role: Input(job=role, fingerprint="f" * 64) for role in inputs},
     )
     for part in ("output", "record"):
@@ -107,6 +115,19 @@ def test_one_task_asked_in_several_ways_keeps_every_number(tmp_path, folders):
     rows = json.loads((tmp_path / "output" / "scores.json").read_text())["scores"]
     assert [row["value"] for row in rows] == list(metrics.values())
     assert {row["task"] for row in rows} == {task["name"], "bits_per_byte/village", "reward/wishes"}
+
+
+def test_embeddings_are_scored_and_what_words_lie_near_is_kept(tmp_path, folders):
+    (tmp_path / "near.tsv").write_text("Mia Tom 9\nMia uptown 1\nindoors outside 5\n")
+    (tmp_path / "own.txt").write_text("Mia Tom Nora Leo\n")
+    files = {"task.1.pairs": str(tmp_path / "near.tsv"), "task.1.analogies": str(tmp_path / "own.txt")}
+    tasks = [TASKS[0], {"name": "embeddings", "words": ["Mia", "Tom"], "pairs": "near.tsv", "analogies": "own.txt"}]
+    scores = run(tmp_path / "a", folders, tasks, named_files=files)
+    assert [row["task"] for row in scores["scores"][1:]] == ["embeddings"] * 2 + ["embeddings/near", "embeddings/own"]
+    assert list(scores["embeddings"]["neighbours"]) == list(scores["embeddings"]["points"]) == ["Mia", "Tom"]
+    assert run(tmp_path / "b", folders, tasks, named_files=files) == scores
+    bare = run(tmp_path / "c", folders, [TASKS[0], {"name": "embeddings"}])
+    assert len(bare["scores"]) == 3 and "embeddings" not in bare
 
 
 def test_scores_do_not_depend_on_the_batch_size(tmp_path, folders):

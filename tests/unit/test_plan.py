@@ -227,6 +227,35 @@ def test_a_reward_function_counts_by_its_name(tmp_path: Path) -> None:
     assert job.facts()["config"]["reward_funcs"] == "village_story" and "reward_model" not in job.inputs
 
 
+def test_files_of_words_count_by_content_and_by_what_they_are_read_as(tmp_path: Path) -> None:
+    (tmp_path / "words").mkdir()
+    pairs, analogies = "a b 1\na b 2\na c 3\n", "a b c d\n"
+    (tmp_path / "near.txt").write_text(pairs)
+    (tmp_path / "words" / "near.txt").write_text(pairs)
+    (tmp_path / "own.txt").write_text(analogies)
+
+    def asked(**files: str) -> Job:
+        recipe = chain()
+        recipe["stages"]["evaluate"] = {"models": "pretrain", "tasks": [{"name": "embeddings", **files}]}
+        return planned(tmp_path, recipe).by_name["evaluate-pretrain"]
+
+    both = asked(pairs="near.txt", analogies="own.txt")
+    assert both.named_files == {
+        "task.0.pairs": str(tmp_path / "near.txt"),
+        "task.0.analogies": str(tmp_path / "own.txt"),
+    }
+    assert asked(pairs="words/near.txt", analogies="own.txt").fingerprint == both.fingerprint
+    others = [asked(), asked(pairs="near.txt"), asked(analogies="own.txt"), asked(words="a")]
+    (tmp_path / "near.txt").write_text(pairs + "b c 4\n")
+    others.append(asked(pairs="near.txt", analogies="own.txt"))
+    assert len({job.fingerprint for job in [both, *others]}) == 6
+    pairs_file, analogies_file = both.named_files.values()
+    roles = {"task.0.pairs": analogies_file, "task.0.analogies": pairs_file}
+    swapped = both.model_copy(update={"named_files": roles})
+    swapped.__dict__.pop("fingerprint", None)
+    assert swapped.fingerprint != both.fingerprint
+
+
 def test_a_job_survives_json(tmp_path: Path) -> None:
     for job in planned(tmp_path, chain()).jobs:
         again = Job.model_validate_json(job.model_dump_json())

@@ -305,3 +305,23 @@ def test_curves_say_nothing_of_a_home_that_is_read_only(tmp_path: Path) -> None:
     home = {"HOME": "/proc/nowhere", "TMPDIR": str(tmp_path), "PATH": ""}
     ended = subprocess.run([sys.executable, "-c", script], env=home, capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_words_are_drawn_as_a_map_beside_their_neighbours(tmp_path):
+    evil = "<script>$x$\u202e&"
+    plan, store = fake_plan(tmp_path / "recipes"), ArtifactStore(tmp_path / "artifacts")
+    plain = fake_run_page(plan, store, tmp_path / "plain", None)
+    assert "<h2>Words</h2>" not in plain
+    words = {"neighbours": {evil: [["near" + evil, 0.75]]}, "points": {evil: [0.5, -1.0]}, "explained": [0.625, 0.25]}
+    page = fake_run_page(plan, ArtifactStore(tmp_path / "others"), tmp_path / "drawn", words)
+    assert page.count("words by their embeddings") == 4 and page.count("<h2>Words</h2>") == 1
+    assert "62% of the variance" in page and "0.75" in page
+    assert "<script" not in page and "\u202e" not in page
+    drawn = page[page.index("words by their embeddings") :]
+    assert "&lt;script&gt;$x$⟨U+202E⟩&amp;</text>" in drawn[: drawn.index("</svg>")]
+    assert "near&lt;script&gt;$x$⟨U+202E⟩&amp;" in page
+
+
+def fake_run_page(plan, store, folder, words) -> str:
+    fake_run(plan, store, words=words)
+    return write_report(plan, store, folder).read_text(encoding="utf-8")
