@@ -35,19 +35,25 @@ BUILD    = $(TUNE) --store $(STORE) $(if $(filter 1,$(REBUILD)),--rebuild)
 SOURDOUGH = $(BIN)/python -m pipelines
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run $(STAGES) check plan show data report export verify clean schema new-model \
+.PHONY: help setup demo demo-encoder demo-translation run $(STAGES) check plan show data report export verify clean schema new-model \
         test test-all test-gpu lint types format bench
 
 help: ## this list
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/q' | head -n 1
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-	      /^[a-zA-Z_$$()-]+:.*## / {name = $$1; sub(/\$$\(STAGES\)/, "<stage>", name); printf "  %-12s %s\n", name, $$2}' Makefile
+	      /^[a-zA-Z_$$()-]+:.*## / {name = $$1; sub(/\$$\(STAGES\)/, "<stage>", name); printf "  %-17s %s\n", name, $$2}' Makefile
 	@printf '\nVariables: RECIPE=recipes/x.yaml LAUNCH=gpu-1 SET="a.b=c" STAGE=name STORE=folder TO=folder REBUILD=1\n'
 	@printf 'Stages: $(STAGES)\n'
 
 ##@ Run
 demo: $(READY) ## the whole chain on the built-in world, from nothing to the report
 	@$(SOURDOUGH) run recipes/demo.yaml $(BUILD)
+
+demo-encoder: $(READY) ## an encoder: masked text, then sentiment from few labels, with and without the first
+	@$(SOURDOUGH) run recipes/demo-encoder.yaml $(BUILD)
+
+demo-translation: $(READY) ## an encoder-decoder translates into an invented language
+	@$(SOURDOUGH) run recipes/demo-translation.yaml $(BUILD)
 
 run: $(READY) ## what RECIPE has not finished yet, then the report (one stage: STAGE=name)
 	@$(SOURDOUGH) run $(RECIPE) $(BUILD) $(if $(STAGE),--stage $(STAGE))

@@ -257,7 +257,8 @@ def _tasks(at: KeyPath, stage: EvaluateStage, outline: Outline) -> Iterator[Faul
         elif dataset is not None and given(dataset, "holdout") == 0:
             yield Fault((*here, "data"), f"'{data}' has holdout: 0, so nothing of it is left to score")
         completion = given(task, "max_completion_length")
-        if name == "reward" and positions and completion and completion >= positions:
+        most = (positions or 0) - (given(outline.model, "architecture") != "encoder_decoder")  # which has two rows
+        if name in ("reward", "seq2seq") and positions and completion and completion > most:
             message = f"{completion} leaves no room for a prompt: the model's max_position_embeddings is {positions}"
             yield Fault((*here, "max_completion_length"), message)
         if name:

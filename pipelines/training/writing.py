@@ -27,7 +27,7 @@ def fitted(source: Sequence[int], model: PreTrainedModel, tokens: Tokens, *, max
     whole = prompt(source, tokens, is_encoder_decoder=is_encoder_decoder)
     most = model.config.max_position_embeddings - (0 if is_encoder_decoder else max_new_tokens)
     room = most - (len(whole) - len(source))
-    if room < 1 or max_new_tokens >= model.config.max_position_embeddings:
+    if room < 1 or max_new_tokens > model.config.max_position_embeddings:
         raise DataError(
             f"{max_new_tokens} new tokens leave no room for a source in the model's "
             f"{model.config.max_position_embeddings}; lower max_completion_length"
