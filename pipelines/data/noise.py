@@ -73,7 +73,7 @@ class Vocabulary:
         added = [number for number, token in tokenizer.added_tokens_decoder.items() if token.special]
         is_special = np.zeros(vocab_size, bool)
         is_special[[*tokenizer.all_special_ids, *added, *special_ids]] = True
-        names: Any = tokenizer.convert_ids_to_tokens(range(vocab_size))
+        names: Any = tokenizer.convert_ids_to_tokens(list(range(vocab_size)))
         texts = [tokenizer.convert_tokens_to_string([name or ""]) for name in names]
         return cls(
             is_special=is_special,
@@ -188,8 +188,10 @@ def _spans(
 @dataclass(frozen=True)
 class SpanNoise:
     """Span corruption (arXiv 1910.10683, 3.1.4) of rows that hold one piece of text: each span that is cut out leaves a
-    sentinel, and the target says each sentinel with its span. Both end with eos. Every way to lay out the spans is equally likely; a row may begin or end with one,
-    if less often than one is elsewhere."""
+    sentinel, and the target says each sentinel with its span. Both end with eos.
+
+    Every way to lay out the spans is equally likely; a row may begin or end with one, if less often than one is
+    elsewhere."""
 
     seed: int
     sentinel_ids: tuple[int, ...]
