@@ -16,7 +16,7 @@ data:
 model: {{architecture: {architecture}, style: {style}, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2,
         max_position_embeddings: 128}}
 stages:
-  tokenizer: {{vocab_size: 400, mask_token: true, num_sentinels: 8, data: village}}
+  tokenizer: {{vocab_size: 400, mask_token: true, num_sentinels: 10, data: village}}
   pretrain: {{objective: {objective}, data: village, duration: 20 steps, global_batch_size: 8, learning_rate: 3e-3}}
   further: {{like: pretrain, model: pretrain, duration: 4 steps{fields}}}
 launch: {{config: cpu, micro_batch_size: 4}}

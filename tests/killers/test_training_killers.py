@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from pipelines.errors import ArtifactError, DataError, Diverged
 from pipelines.stages.base import LaunchSettings
 from pipelines.store import durable
-from pipelines.training import checkpoints, inputs, losses, optim, saving, trainers
+from pipelines.training import checkpoints, inputs, losses, optim, saving
 from pipelines.training.inputs import fresh_model, tokens_of
 from pipelines.training.sentinel import read_metrics
 
@@ -33,7 +33,7 @@ def test_a_mean_of_micro_batch_means_would_show(tmp_path: Path, monkeypatch: pyt
         name: curve(context(tmp_path / name, "pretrain", table, launch=one, **fields)) for name, one in launches.items()
     }
     original = losses.causal_lm_loss
-    monkeypatch.setattr(trainers, "causal_lm_loss", lambda logits, labels, count: original(logits, labels) / 8)
+    monkeypatch.setattr(losses, "causal_lm_loss", lambda logits, labels, count: original(logits, labels) / 8)
     wrong = curve(context(tmp_path / "wrong", "pretrain", table, launch=launches["split"], **fields))
     assert right["whole"][0] == pytest.approx(right["split"][0], abs=0.05)  # dropout draws differ with the split
     assert abs(wrong[0] - right["split"][0]) > 1e-4
