@@ -188,8 +188,10 @@ def _spans(
 @dataclass(frozen=True)
 class SpanNoise:
     """Span corruption (arXiv 1910.10683, 3.1.4) of rows that hold one piece of text: each span that is cut out leaves a
-    sentinel, and the target says each sentinel with its span. Both end with eos. Every way to lay out the spans is
-    equally likely; a row may begin or end with one, if less often than one is elsewhere."""
+    sentinel, and the target says each sentinel with its span. Both end with eos.
+
+    Every way to lay out the spans is equally likely; a row may begin or end with one, if less often than one is
+    elsewhere."""
 
     seed: int
     sentinel_ids: tuple[int, ...]

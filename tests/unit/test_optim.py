@@ -7,7 +7,16 @@ import torch
 import transformers
 from torch import nn
 
-from custom_models import DecoderConfig, DecoderForCausalLM, DecoderForSequenceClassification
+from custom_models import (
+    DecoderConfig,
+    DecoderForCausalLM,
+    DecoderForSequenceClassification,
+    EncoderConfig,
+    EncoderDecoderConfig,
+    EncoderDecoderForConditionalGeneration,
+    EncoderForMaskedLM,
+    EncoderForSequenceClassification,
+)
 from pipelines.errors import MachineError
 from pipelines.training.optim import (
     Muon,
@@ -185,3 +194,44 @@ def test_state_goes_through_a_checkpoint_unchanged() -> None:
             optimizer.step()
             optimizer.zero_grad()
     assert all(torch.equal(a, b) for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True))
+
+
+BERT = {"position_embedding": "learned", "norm": "layer_norm", "attention_bias": True, "mlp_bias": True}
+BERT |= {"type_vocab_size": 2, "embedding_norm": True, "head_transform": True, "head_bias": True, "pooler": True}
+T5 = {"position_embedding": "relative_bias", "share_embeddings": False, "tie_word_embeddings": False}
+
+
+@pytest.mark.parametrize(
+    ("model_class", "config_class", "fields", "outside"),
+    [
+        (EncoderForMaskedLM, EncoderConfig, BERT, {"embed_tokens", "embed_positions", "embed_segments", "dense"}),
+        (
+            EncoderForSequenceClassification,
+            EncoderConfig,
+            BERT,
+            {"embed_tokens", "embed_positions", "embed_segments", "dense", "score"},
+        ),
+        (
+            EncoderDecoderForConditionalGeneration,
+            EncoderDecoderConfig,
+            T5,
+            {"embed_tokens", "relative_attention_bias", "lm_head"},
+        ),
+    ],
+)
+def test_muon_has_the_matrices_inside_blocks_and_nothing_else(
+    model_class: type, config_class: type, fields: dict, outside: set[str]
+) -> None:
+    sizes = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = model_class(config_class(**sizes, **fields))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = parameter_groups(model)
+    hidden, other, plain = (
+        [names[id(parameter)] for parameter in group]
+        for group in (groups.hidden_matrices, groups.other_decayed, groups.not_decayed)
+    )
+    in_blocks = [name for name, weight in model.named_parameters() if ".layers." in name and weight.ndim == 2]
+    assert sorted(hidden) == sorted(in_blocks) and hidden
+    assert {name.split(".")[-2] for name in other} == outside
+    assert all(name.endswith(".bias") or "norm" in name for name in plain)
+    assert sorted(hidden + other + plain) == sorted(names.values())
