@@ -13,6 +13,7 @@
 # FORMAT   stock, a class of transformers, or ours, with its code (stock)
 # NAME     of the module that `make new-model` writes:        NAME=thing
 # REBUILD  1 rebuilds a stale stage that was costly to make
+# YES      1 lets `make clean` remove without asking
 # PYTHON   the interpreter that makes the virtual environment (python3)
 
 RECIPE  ?= recipes/demo.yaml
@@ -23,6 +24,7 @@ STORE   ?= artifacts
 REBUILD ?=
 TO      ?=
 NAME    ?=
+YES     ?=
 FORMAT  ?= stock
 PYTHON  ?= python3
 
@@ -84,7 +86,7 @@ verify: $(READY) ## compare every finished file with its manifest
 	@$(SOURDOUGH) verify $(RECIPE) $(TUNE) --store $(STORE)
 
 clean: $(READY) ## remove unfinished work and artifacts that no run uses
-	@$(SOURDOUGH) clean --store $(STORE)
+	@$(SOURDOUGH) clean --store $(STORE) $(if $(filter 1,$(YES)),--yes)
 
 ##@ Develop
 setup: $(READY) ## make the virtual environment (every target does when it must)

@@ -141,6 +141,10 @@ def report(options: argparse.Namespace, work: "_Work | None" = None) -> int:
     if options.json:
         print((work.links.folder / "report.json").read_text(encoding="utf-8"))
     else:
+        from pipelines.report.collect import Report
+        from pipelines.report.terminal import print_summary
+
+        print_summary(Report.model_validate_json((work.links.folder / "report.json").read_text(encoding="utf-8")))
         work.console.say(f"report: {page}")
     return 0
 
