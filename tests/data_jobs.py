@@ -23,7 +23,15 @@ def run_data(workdir: Path, files: Sequence[Path] = (), **dataset: Any) -> tuple
     """(output folder, metrics) of a data job."""
     named = {"files": tuple(map(str, files))} if files else {}
     config = DataJob(dataset=Dataset(**named, **dataset))
-    job = Job(name="data-x", stage="x", config=config, seed=None, files={str(file): "0" for file in files})
+    held = config.dataset.holdout_files
+    job = Job(
+        name="data-x",
+        stage="x",
+        config=config,
+        seed=None,
+        files={str(file): "0" for file in [*files, *held]},
+        named_files={f"holdout.{index}": file for index, file in enumerate(held)},
+    )
     ctx = StageContext(job=job, inputs={}, workdir=workdir)
     return ctx.output, data.run(ctx)
 

@@ -8,7 +8,7 @@ import json
 import re
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -40,8 +40,10 @@ class _Line(NamedTuple):
     number: int
 
 
-def read_file(path: Path, separator: Separator | None = None) -> Iterator[Item]:
-    """Rows of one file, by the ending of its name. Raises DataError where the file as a whole cannot be read."""
+def read_file(path: Path, separator: Separator | None = None, column_names: Sequence[str] = ()) -> Iterator[Item]:
+    """Rows of one file, by the ending of its name. Raises DataError where the file as a whole cannot be read.
+
+    `separator` is for .txt files, `column_names` for .csv and .tsv files without a header."""
     inner = path.with_suffix("") if path.suffix.lower() in _UNPACK else path
     read = _READERS.get(inner.suffix.lower())
     if read is None:
@@ -52,6 +54,10 @@ def read_file(path: Path, separator: Separator | None = None) -> Iterator[Item]:
         return iter([Item(None, "empty_file", str(path), 1)])
     if read is _read_txt:
         return _read_txt(path, separator or "file")
+    if read is _read_csv or read is _read_tsv:
+        return read(path, column_names)
+    if column_names:
+        raise DataError(f"{path}: column_names belongs to .csv and .tsv files; use columns: to map names")
     return read(path)
 
 
@@ -304,12 +310,12 @@ def _array(text: _Text, position: int) -> Iterator[Item]:
 # --- csv and tsv --------------------------------------------------------------------------------------------------
 
 
-def _read_csv(path: Path, delimiter: str = ",") -> Iterator[Item]:
+def _read_csv(path: Path, column_names: Sequence[str], delimiter: str = ",") -> Iterator[Item]:
     """Cells are strings, whatever they spell. Quotes follow RFC 4180, also in .tsv files."""
     csv.field_size_limit(LARGEST_ROW)
     lines = _CsvLines(path)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    header: list[str] | None = None
+    header = list(column_names) or None
     while True:
         line, lines.all_utf8 = reader.line_num + 1, True
         try:
@@ -357,8 +363,8 @@ def _header(path: Path, cells: list[str]) -> list[str]:
     return cells
 
 
-def _read_tsv(path: Path) -> Iterator[Item]:
-    return _read_csv(path, "\t")
+def _read_tsv(path: Path, column_names: Sequence[str]) -> Iterator[Item]:
+    return _read_csv(path, column_names, "\t")
 
 
 # --- parquet ------------------------------------------------------------------------------------------------------

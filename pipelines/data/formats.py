@@ -38,6 +38,7 @@ REASONS: Mapping[str, str] = {
     "not_a_label": "a label that is neither text, a finite number, true or false, nor a list of names",
     "empty_side": "a pair with an empty side",
     "also_in_train": "the same content as a training row",
+    "also_in_holdout": "the same content as a row of the holdout",
 }
 """Why a row is not used. The keys stand in metrics, as `dropped_<reason>`."""
 

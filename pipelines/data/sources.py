@@ -14,17 +14,26 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 def read(dataset: Dataset, files: Sequence[Path], cache: Path) -> Iterator[Item]:
     """Rows of a dataset's files or Hub repository, at most `limit`, in an order that never changes."""
-    if dataset.hub:
-        items = read_hub(dataset.hub, dataset.subset, dataset.split, revision=dataset.revision, cache=cache)
-    else:
-        items = read_files(files, dataset)
-    return islice(items, dataset.limit)
+    return islice(_source(dataset, dataset.split, files, cache), dataset.limit)
+
+
+def read_holdout(dataset: Dataset, files: Sequence[Path], cache: Path) -> Iterator[Item]:
+    """Rows of the holdout that is a source of its own: files, a split, or the built-in world's."""
+    return (
+        read_builtin(dataset, "holdout") if dataset.builtin else _source(dataset, dataset.holdout_split, files, cache)
+    )
+
+
+def _source(dataset: Dataset, split: str | None, files: Sequence[Path], cache: Path) -> Iterator[Item]:
+    if dataset.hub and split:
+        return read_hub(dataset.hub, dataset.subset, split, revision=dataset.revision, cache=cache)
+    return read_files(files, dataset)
 
 
 def read_files(files: Iterable[Path], dataset: Dataset) -> Iterator[Item]:
     """Rows of files, one file after the other; a file that is named twice is read once."""
     for path in dict.fromkeys(files):
-        yield from read_file(path, dataset.separator)
+        yield from read_file(path, dataset.separator, dataset.column_names)
 
 
 def read_builtin(dataset: Dataset, split: str) -> Iterator[Item]:

@@ -243,12 +243,19 @@ class _Planner:
         dataset = self.recipe.data[name]
         if dataset.hub and not dataset.revision:
             dataset = self._pinned(name, dataset)
-        files: dict[str, str] = {}
-        for pattern, paths in expand(dataset.files, self.path.resolve().parent).items():
-            if not paths:
-                self._note(("data", name, "files"), f"no file matches '{pattern}'")
-            files |= {str(path): self.digest(path) for path in paths}
-        return self._add(f"data-{name}", name, DataJob(dataset=dataset), {}, files, reads_world=bool(dataset.builtin))
+        files, named = dict[str, str](), dict[str, str]()
+        for field in ("files", "holdout_files"):
+            for pattern, paths in expand(getattr(dataset, field), self.path.resolve().parent).items():
+                if not paths:
+                    self._note(("data", name, field), f"no file matches '{pattern}'")
+                found = {str(path): self.digest(path) for path in paths}
+                if field == "holdout_files":
+                    for path in found.keys() & files.keys():
+                        self._note(("data", name, field), f"'{path}' is one of files too; leave it out of one of them")
+                    named |= {f"holdout.{len(named) + index}": path for index, path in enumerate(found)}
+                files |= found
+        config, reads_world = DataJob(dataset=dataset), bool(dataset.builtin)
+        return self._add(f"data-{name}", name, config, {}, files, None, reads_world, named)
 
     def _pinned(self, name: str, dataset: Dataset) -> Dataset:
         if self.pins is None or dataset.hub is None:

@@ -67,12 +67,19 @@ class Dataset(Section):
     """Commit of a Hub dataset, 40 hex digits; taken from `<recipe>.lock` unless written here."""
     columns: dict[str, str] = {}  # noqa: RUF012  pydantic copies it
     """Our column name -> the name it has in the data: `{text: content}`, `{prompt: question, completion: answer}`."""
+    column_names: Annotated[tuple[str, ...], Bare] = ()
+    """Names of the columns of .csv and .tsv files that have no header line; with them the first line is a row."""
     separator: Literal["file", "line", "blank_line"] | None = None
     """What ends a document in a .txt file: the file, each line, or an empty line. Default: file."""
     limit: PositiveInt | None = None
     """Use only the first rows of the source, before the holdout is split off."""
     holdout: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.01
     """Share of examples kept out of training, chosen by a hash of their content. 0 keeps none."""
+    holdout_files: Annotated[tuple[str, ...], Bare, LocalFile()] = ()
+    """Files whose rows are the holdout, in place of a share of `files`. Rows of `files` that are also there are not
+    trained on, and counted."""
+    holdout_split: str | None = None
+    """Split of the Hub dataset that is the holdout, in place of a share of `split`: `validation`, `test`."""
     max_dropped: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
     """Share of rows that may be unusable before the job stops."""
 
@@ -90,15 +97,29 @@ class Dataset(Section):
             return
         if self.builtin and self.format != BUILTIN[self.builtin]:
             yield f"format: {self.builtin} is {BUILTIN[self.builtin]} data, not {self.format}"
-        for name in ("subset", "split", "revision"):
+        for name in ("subset", "split", "revision", "holdout_split"):
             if not self.hub and getattr(self, name) != type(self).model_fields[name].default:
                 yield f"{name}: belongs to hub data only"
+        yield from self._holdout()
         if self.columns and self.builtin:
             yield "columns: belongs to files and hub data; the built-in world has its own"
         elif self.columns:
             yield from self._columns()
+        if self.column_names and not self.files:
+            yield "column_names: belongs to csv and tsv files only"
+        if len(set(self.column_names)) != len(self.column_names):
+            yield "column_names: a name stands there twice"
         if self.separator and not (self.files and self.format == "text"):
             yield "separator: belongs to text files only"
+
+    def _holdout(self) -> Iterator[str]:
+        if self.holdout_files and not self.files:
+            yield "holdout_files: belongs to files only"
+        given = next((name for name in ("holdout_files", "holdout_split") if getattr(self, name)), None)
+        if given and self.holdout != type(self).model_fields["holdout"].default:
+            yield f"holdout: {given} says already what the holdout is; remove one of them"
+        if self.holdout_split is not None and self.holdout_split == self.split:
+            yield f"holdout_split: '{self.split}' is the split that is trained on"
 
     def _columns(self) -> Iterator[str]:
         known = COLUMNS.get(self.format, tuple(self.columns))

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pipelines.data.files import Item
 from pipelines.data.formats import REASONS, Row, Unusable, content, needed, normaliser, num_bytes
-from pipelines.data.sources import read, read_builtin
+from pipelines.data.sources import read, read_builtin, read_holdout
 from pipelines.errors import DataError
 from pipelines.plan.jobs import DataJob
 from pipelines.recipe.data import Dataset
@@ -56,20 +56,27 @@ def run(ctx: StageContext) -> Metrics:
 
 def _split_rows(ctx: StageContext, dataset: Dataset, account: "_Account") -> Iterator[tuple[str, Row]]:
     """(split, row) of every usable row."""
-    if not dataset.builtin:
-        files = [Path(file) for file in ctx.job.files]
-        for row, shown in account.usable(read(dataset, files, ctx.checkpoints / "hub")):
+    cache, held = ctx.checkpoints / "hub", [Path(path) for path in ctx.job.named_files.values()]
+    rows = read(dataset, [path for path in map(Path, ctx.job.files) if path not in held], cache)
+    seen: set[bytes] = set()
+    if dataset.builtin:
+        # The world keeps its own facts apart, so its own split stands.
+        for row, shown in account.usable(read_builtin(dataset, "train")):
+            seen.add(_digest(shown))
+            yield "train", row
+        for row, _ in account.usable(read_holdout(dataset, held, cache) if dataset.holdout else iter(()), seen):
+            yield "holdout", row
+    elif held or dataset.holdout_split:
+        # What others measure on stays whole; training gives way.
+        for row, shown in account.usable(read_holdout(dataset, held, cache)):
+            seen.add(_digest(shown))
+            yield "holdout", row
+        for row, _ in account.usable(rows, seen, "also_in_holdout"):
+            yield "train", row
+    else:
+        for row, shown in account.usable(rows):
             share = int.from_bytes(_digest(shown)[:8]) / 2**64
             yield "holdout" if share < dataset.holdout else "train", row
-        return
-    # The world keeps its own facts apart, so its own split stands.
-    seen = set()
-    for row, shown in account.usable(read_builtin(dataset, "train")):
-        seen.add(_digest(shown))
-        yield "train", row
-    if dataset.holdout:
-        for row, _ in account.usable(read_builtin(dataset, "holdout"), seen):
-            yield "holdout", row
 
 
 def _digest(shown: str) -> bytes:
@@ -101,8 +108,10 @@ class _Account:
     def __exit__(self, *error: object) -> None:
         self.file.close()
 
-    def usable(self, items: Iterator[Item], seen: set[bytes] | None = None) -> Iterator[tuple[Row, str]]:
-        """Rows of ours with their content; those whose digest is in `seen` are dropped."""
+    def usable(
+        self, items: Iterator[Item], seen: Set[bytes] = frozenset(), reason: str = "also_in_train"
+    ) -> Iterator[tuple[Row, str]]:
+        """Rows of ours with their content; those whose digest is in `seen` are dropped for `reason`."""
         for item in items:
             self.rows_in += 1
             try:
@@ -112,7 +121,7 @@ class _Account:
                 row = self.normalise(item.row)
                 shown = content(self.dataset.format, row)
                 if seen and _digest(shown) in seen:
-                    raise Unusable("also_in_train")
+                    raise Unusable(reason)
             except Unusable as error:
                 self._drop(item, error.reason)
             else:

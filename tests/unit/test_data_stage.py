@@ -187,3 +187,26 @@ def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
     path = numbered(tmp_path / "a.jsonl")
     one, two = (run_data(tmp_path / name, [path])[0] for name in "de")
     assert all((one / file.name).read_bytes() == file.read_bytes() for file in two.iterdir())
+
+
+def test_a_holdout_of_its_own_stays_whole_and_training_gives_way(tmp_path: Path) -> None:
+    train = write_jsonl(tmp_path / "train.jsonl", [{"text": f"row {i}"} for i in range(200)])
+    held = write_jsonl(tmp_path / "test.jsonl", [{"text": "row 7"}, {"text": "new"}])
+    output, metrics = run_data(tmp_path / "d", [train], holdout_files=(str(held),))
+    assert texts(output, "holdout") == ["row 7", "new"]
+    assert texts(output, "train") == [f"row {i}" for i in range(200) if i != 7]
+    assert metrics["dropped_also_in_holdout"] == 1
+    assert metrics["rows_in"] == 202
+
+
+def test_files_without_a_header_line_are_given_one(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("Run!\tLauf!\nGo.\tGeh.\nGo.\n")
+    dataset = {"format": "pairs", "column_names": ("source", "target"), "holdout": 0.0, "max_dropped": 0.5}
+    output, metrics = run_data(tmp_path / "d", [tmp_path / "a.tsv"], **dataset)
+    assert split_rows(output, "train") == [
+        {"source": "Run!", "target": "Lauf!"},
+        {"source": "Go.", "target": "Geh."},
+    ]
+    assert metrics["dropped_wrong_number_of_cells"] == 1
+    with pytest.raises(DataError, match=r"column_names belongs to \.csv and \.tsv files"):
+        run_data(tmp_path / "e", [numbered(tmp_path / "a.jsonl", 3)], column_names=("text",))

@@ -103,6 +103,21 @@ def test_files_count_by_content_and_format_only(tmp_path: Path) -> None:
     assert changed["data-tales"] != before["data-tales"] and changed["data-more"] == before["data-more"]
 
 
+def test_a_file_counts_as_training_or_as_holdout(tmp_path: Path) -> None:
+    recipe, swapped, both = chain(), chain(), chain()
+    (tmp_path / "test.txt").write_text("Held out.")
+    for each in (recipe, swapped, both):
+        del each["data"]["tales"]["holdout"]
+    recipe["data"]["tales"]["holdout_files"] = "test.txt"
+    swapped["data"]["tales"] |= {"holdout_files": recipe["data"]["tales"]["files"], "files": "test.txt"}
+    assert (
+        fingerprints(planned(tmp_path, recipe))["data-tales"] != fingerprints(planned(tmp_path, swapped))["data-tales"]
+    )
+    both["data"]["tales"]["holdout_files"] = both["data"]["tales"]["files"]
+    with pytest.raises(RecipeError, match="is one of files too"):
+        planned(tmp_path, both)
+
+
 def test_the_chat_template_counts_by_content(tmp_path: Path) -> None:
     recipe = chain()
     recipe["stages"]["tokenizer"]["chat_template"] = "mine.jinja"

@@ -14,7 +14,7 @@ import zstandard
 
 from pipelines.data import files
 from pipelines.data.files import Item, read_file
-from pipelines.data.sources import read, read_builtin, read_hub
+from pipelines.data.sources import read, read_builtin, read_holdout, read_hub
 from pipelines.errors import DataError, MachineError
 from pipelines.recipe.data import Dataset
 
@@ -303,6 +303,8 @@ def test_hub_rows_come_from_a_local_folder(hub_cache: Path, tmp_path: Path) -> N
 def test_hub_rows_come_from_the_cache_of_this_machine(hub_cache: Path, tmp_path: Path) -> None:
     items = list(read_hub("org/tiny", None, "test", revision=COMMIT, cache=tmp_path / "c"))
     assert items == [Item({"text": "held out"}, None, "hub:org/tiny/test", 1)]
+    dataset = Dataset(hub="org/tiny", revision=COMMIT, holdout_split="test")
+    assert list(read_holdout(dataset, [], tmp_path / "c")) == items
 
 
 def test_a_hub_dataset_that_is_not_there_needs_a_network(hub_cache: Path, tmp_path: Path) -> None:
