@@ -1,6 +1,7 @@
 """Text and conversations into ids, in one place: training, generation, reward scoring and evaluation all ask here."""
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from pipelines.data.fast_bpe import FastBpe
 from pipelines.data.template import SPECIAL, Message, Piece, Template
 from pipelines.errors import ArtifactError, DataError
 
@@ -22,6 +24,9 @@ class ChatRenderer:
     What people say never becomes a control token, whatever it spells; the template's own tokens always do.
     """
 
+    MANY = 256
+    """Texts of a batch from which on the faster engine is made, and of which it must give the same ids."""
+
     def __init__(self, tokenizer: Tokenizer, template: str | None, info: dict[str, Any], *, name: str = TEMPLATE):
         self.tokenizer, self.info, self._source, self._name = tokenizer, info, template, name
         # Special tokens in text are plain characters; this library knows no other way to say so.
@@ -34,6 +39,9 @@ class ChatRenderer:
         self.vocab_size: int = info["vocab_size"]
         self._control = {token.content: number for number, token in tokenizer.get_added_tokens_decoder().items()}
         self.add_bos_token: bool = info["add_bos_token"]
+        self._fast: FastBpe | None = None
+        self._is_fast: bool | None = None
+        """Whether the faster engine gives the same ids; found out with the first batch that is worth it."""
 
     @classmethod
     def load(cls, folder: Path) -> "ChatRenderer":
@@ -152,4 +160,16 @@ class ChatRenderer:
         return assembled
 
     def _encoded(self, texts: Sequence[str]) -> list[Ids]:
+        if self._is_fast is None and len(texts) >= self.MANY:
+            self._fast = FastBpe.of(self.tokenizer)
+            self._is_fast = self._fast is not None and self._fast.agrees(self.tokenizer, texts[: self.MANY])
+        if self._is_fast and self._fast:
+            return self._fast.encode(texts, num_threads=_threads())
         return [one.ids for one in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+
+def _threads() -> int:
+    """As many as tokenizers itself would take."""
+    if os.environ.get("TOKENIZERS_PARALLELISM", "true").lower() in ("false", "off", "no", "n", "f", "0"):
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

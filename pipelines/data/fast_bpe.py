@@ -1,0 +1,111 @@
+"""Byte-level BPE through tiktoken's engine, with the ids of the tokenizer it is made from: about four times as fast.
+
+The two differ in two places. tiktoken takes a piece that is in the vocabulary for one token without merging, and it
+merges any two neighbours whose text is in the vocabulary, not only those that a merge names. Both come to the same
+where each token is made by one merge, later tokens have higher ids, and merging a token's own bytes gives that token:
+then the last two parts that become a token are always those of its merge, whatever stands beside it. `of` checks this
+for every token. Engines of regular expressions may know other editions of Unicode, so texts are compared (`agrees`).
+"""
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+Ids = list[int]
+
+GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+"""The pieces of `pre_tokenizers.ByteLevel(use_regex=True)`, written without backtracking."""
+PROBES = (
+    " don't  stop, it's 1999:\n\n\tfunction(x) { return x[0] + 'y'; }  \n",
+    "Grüße, naïve façade — “quoted” … 東京都 привет नमस्ते مرحبا 🙂👩‍👩‍👧 e\u0301 \u00a0\u2028\u3000\u200b\ufeff",
+    "\r\n \x00\x1c\x85 \u180e ﬁ ½ Ⅷ ٣ 𝒳 <|endoftext|> <|im_start|>",
+)
+"""Texts of all kinds, compared before anything else is."""
+
+
+class FastBpe:
+    """The engine of one tokenizer; made by `of`."""
+
+    def __init__(self, ranks: dict[bytes, int], ids: np.ndarray, pattern: str):
+        import tiktoken
+
+        self._engine = tiktoken.Encoding("sourdough", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+        self._ids = ids
+        first = int(ids[0])
+        # A vocabulary that tokenizers trains holds the bytes and the merges in their order, behind control tokens.
+        self._shift = first if np.array_equal(ids, np.arange(first, first + len(ids))) else None
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> "FastBpe | None":
+        """None where tiktoken could give other ids, or is no engine for this kind of tokenizer."""
+        spec = json.loads(tokenizer.to_str())
+        pattern, model = _pattern(spec), spec["model"]
+        plain = model["type"] == "BPE" and not any(
+            model.get(name) for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk")
+        )
+        # A token that is added without being special is looked for in texts, even when control tokens are not.
+        if not plain or pattern is None or not all(token["special"] for token in spec["added_tokens"]):
+            return None
+        vocabulary, bytes_of = model["vocab"], _bytes_of_characters()
+        merged = [first + second for first, second in map(_both, model["merges"])]
+        order = [*sorted(bytes_of, key=lambda character: vocabulary.get(character, -1)), *merged]
+        ids = np.array([vocabulary.get(token, -1) for token in order])
+        if len(set(order)) != len(order) or (ids < 0).any() or (np.diff(ids[256:]) <= 0).any():
+            return None
+        if any(len(tokenizer.model.tokenize(token)) != 1 for token in merged):
+            return None
+        ranks = {bytes(bytes_of[character] for character in token): rank for rank, token in enumerate(order)}
+        return cls(ranks, ids, pattern)
+
+    def encode(self, texts: Sequence[str], *, num_threads: int) -> list[Ids]:
+        """Ids of each text, without control tokens."""
+        found = (
+            [self._engine.encode_ordinary(text) for text in texts]
+            if num_threads == 1
+            else self._engine.encode_ordinary_batch(list(texts), num_threads=num_threads)
+        )
+        if self._shift is None:
+            return [self._ids[ranks].tolist() for ranks in found]
+        shift = self._shift
+        return [[rank + shift for rank in ranks] for ranks in found] if shift else found
+
+    def agrees(self, tokenizer: Tokenizer, texts: Sequence[str]) -> bool:
+        """Whether these texts, and some of all kinds, get the same ids from the tokenizer itself."""
+        shown = [*PROBES, *texts]
+        slow = tokenizer.encode_batch_fast(shown, add_special_tokens=False)
+        return self.encode(shown, num_threads=1) == [one.ids for one in slow]
+
+
+def _both(merge: str | list[str]) -> list[str]:
+    return merge.split(" ") if isinstance(merge, str) else merge
+
+
+def _pattern(spec: dict[str, Any]) -> str | None:
+    """How texts are cut into pieces, as a regular expression; None where it is done in another way."""
+    steps, normalizer = spec["pre_tokenizer"], spec["normalizer"]
+    if steps is None or normalizer is not None:
+        return None
+    steps = steps["pretokenizers"] if steps["type"] == "Sequence" else [steps]
+    *cuts, last = steps
+    if last["type"] != "ByteLevel" or last["add_prefix_space"]:
+        return None
+    if not cuts:
+        return GPT2_PATTERN if last["use_regex"] else None
+    cut = cuts[0]
+    one = len(cuts) == 1 and cut["type"] == "Split" and not last["use_regex"]
+    if not one or cut["behavior"] != "Isolated" or cut["invert"] or "Regex" not in cut["pattern"]:
+        return None
+    return cut["pattern"]["Regex"]
+
+
+@cache
+def _bytes_of_characters() -> dict[str, int]:
+    """The character that stands for each byte in a byte-level vocabulary (GPT-2's encoder.py), by byte."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    characters = {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+    return {characters[byte]: byte for byte in range(256)}
