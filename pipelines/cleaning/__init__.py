@@ -1,0 +1,1 @@
+"""Which text is worth training on: quality filters, duplicates, and what benchmarks ask."""

@@ -1,0 +1,299 @@
+"""Loops over the bytes of many texts at once, compiled by numba.
+
+Texts are UTF-8, one after the other in one array, with the place where each begins. Words are what stands between
+spaces; a hash stands for each (64 bits: two different words of a text share one once in 10^19 / words^2 texts).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numba import njit
+
+Array = np.ndarray
+
+SPACE, LETTER, DIGIT, OTHER, CONTINUATION = 0, 1, 2, 3, 4
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_SEED = np.uint64(0xCBF29CE484222325)
+
+
+def _kinds() -> Array:
+    """What each byte is. A character beyond ASCII counts as a letter; where a word needs one, that is right for all
+    scripts, and wrong for signs only (U+2000 to U+2BFF begin with E2 and are told apart by it)."""
+    kinds = np.full(256, OTHER, np.uint8)
+    kinds[[9, 10, 11, 12, 13, 32]] = SPACE
+    for first, last, kind in ((65, 90, LETTER), (97, 122, LETTER), (48, 57, DIGIT), (0x80, 0xBF, CONTINUATION)):
+        kinds[first : last + 1] = kind
+    kinds[0xC3:0xE2] = kinds[0xE3:0xF0] = LETTER
+    return kinds
+
+
+KINDS = _kinds()
+
+
+def joined(texts: Sequence[str]) -> tuple[Array, Array]:
+    """(bytes, where each text begins and the last ends); shapes (bytes,), uint8, and (texts + 1,), int64."""
+    encoded = [text.encode() for text in texts]
+    starts = np.zeros(len(encoded) + 1, np.int64)
+    np.cumsum([len(text) for text in encoded], out=starts[1:])
+    return np.frombuffer(b"".join(encoded), np.uint8), starts
+
+
+@njit(cache=True, nogil=True, inline="always")
+def mixed(value: np.uint64) -> np.uint64:
+    """All bits of the result depend on all bits of the value (splitmix64, Steele et al. 2014)."""
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+@njit(cache=True, nogil=True)
+def find_words(data, start, stop, kinds, begins, ends, hashes, lengths):
+    """Words of one text: their places, hashes and characters; returns how many. The arrays hold (stop - start) // 2 + 1
+    at least."""
+    count, place = 0, start
+    while place < stop:
+        while place < stop and kinds[data[place]] == 0:
+            place += 1
+        if place == stop:
+            break
+        begins[count] = place
+        value, characters = _SEED, 0
+        while place < stop and kinds[data[place]] != 0:
+            byte = data[place]
+            value = (value ^ np.uint64(byte)) * _MULTIPLIER
+            characters += kinds[byte] != 4
+            place += 1
+        ends[count], hashes[count], lengths[count] = place, mixed(value), characters
+        count += 1
+    return count
+
+
+@njit(cache=True, nogil=True)
+def find_lines(data, start, stop, kinds, begins, ends, hashes, lengths, least_breaks):
+    """Lines of one text, or its paragraphs (`least_breaks` 2), without the spaces around them; as `find_words`."""
+    count, place = 0, start
+    while place < stop:
+        while place < stop and kinds[data[place]] == 0:
+            place += 1
+        if place == stop:
+            break
+        begins[count], ends[count], lengths[count] = place, place, 0
+        value, characters, breaks = _SEED, 0, 0
+        while place < stop and breaks < least_breaks:
+            byte = data[place]
+            characters += kinds[byte] != 4
+            if kinds[byte] == 0:
+                breaks += byte == 10
+                value += np.uint64(1)
+            else:
+                breaks = 0
+                value = (value ^ np.uint64(byte)) * _MULTIPLIER
+                ends[count], lengths[count], hashes[count] = place + 1, characters, value
+            place += 1
+        hashes[count] = mixed(hashes[count])
+        count += 1
+    return count
+
+
+@njit(cache=True, nogil=True)
+def clear_below(keys, count):
+    """A power of two of free slots, twice as many as `count` at least; returns their number less one."""
+    mask = 1
+    while mask < 2 * count:
+        mask *= 2
+    keys[:mask] = 0
+    return np.uint64(mask - 1)
+
+
+@njit(cache=True, nogil=True)
+def repeated_units(hashes, lengths, count, keys, out):
+    """Lines or paragraphs that stood in the text before: their share, and their share of the characters, into `out`."""
+    mask, units, characters, total = clear_below(keys, count), 0, 0, 0
+    for unit in range(count):
+        value = hashes[unit] | np.uint64(1)
+        slot = (value >> np.uint64(1)) & mask
+        while keys[slot] != 0 and keys[slot] != value:
+            slot = (slot + np.uint64(1)) & mask
+        total += lengths[unit]
+        if keys[slot] == value:
+            units += 1
+            characters += lengths[unit]
+        keys[slot] = value
+    out[0] = units / count if count else 0.0
+    out[1] = characters / total if total else 0.0
+
+
+@njit(cache=True, nogil=True)
+def repeated_grams(hashes, lengths, count, size, keys, times, out):
+    """n-grams of `size` words: the share of the words' characters that the most frequent one's occurrences make, and
+    the share in n-grams that stood there before, into `out`."""
+    total = 0
+    for word in range(count):
+        total += lengths[word]
+    out[0] = out[1] = 0.0
+    if count < size or total == 0:
+        return
+    mask = clear_below(keys, count)
+    most, of_most, repeated, covered, gram_length = 1, 0, 0, 0, 0
+    for word in range(size - 1):
+        gram_length += lengths[word]
+    for first in range(count - size + 1):
+        gram_length += lengths[first + size - 1]
+        value = _SEED
+        for word in range(first, first + size):
+            value = (value ^ hashes[word]) * _MULTIPLIER
+            value = (value << np.uint64(23)) | (value >> np.uint64(41))
+        value |= np.uint64(1)
+        slot = (value >> np.uint64(20)) & mask
+        while keys[slot] != 0 and keys[slot] != value:
+            slot = (slot + np.uint64(1)) & mask
+        if keys[slot] == 0:
+            keys[slot], times[slot] = value, 1
+        else:
+            times[slot] += 1
+            if times[slot] > most or (times[slot] == most and gram_length > of_most):
+                most, of_most = times[slot], gram_length
+            for word in range(max(first, covered), first + size):
+                repeated += lengths[word]
+            covered = first + size
+        gram_length -= lengths[first]
+    out[0], out[1] = most * of_most / total, repeated / total
+
+
+@njit(cache=True, nogil=True)
+def repetition(data, starts, kinds, out):
+    """Repetition in each text, as Gopher measures it (arXiv 2112.11446, table A1); `out` is (texts, 13): REPETITION."""
+    longest = 0
+    for text in range(len(starts) - 1):
+        longest = max(longest, starts[text + 1] - starts[text])
+    room, slots = longest // 2 + 2, 1
+    while slots < 2 * room:
+        slots *= 2
+    begins, ends = np.empty(room, np.int64), np.empty(room, np.int64)
+    hashes, lengths = np.empty(room, np.uint64), np.empty(room, np.int64)
+    keys, times = np.empty(slots, np.uint64), np.empty(slots, np.int32)
+    pair = np.zeros(2)
+    for text in range(len(starts) - 1):
+        start, stop = starts[text], starts[text + 1]
+        for kind in range(2):
+            count = find_lines(data, start, stop, kinds, begins, ends, hashes, lengths, kind + 1)
+            repeated_units(hashes, lengths, count, keys, pair)
+            out[text, 2 * kind], out[text, 2 * kind + 1] = pair[0], pair[1]
+        count = find_words(data, start, stop, kinds, begins, ends, hashes, lengths)
+        for size in range(2, 11):
+            repeated_grams(hashes, lengths, count, size, keys, times, pair)
+            out[text, size + 2] = pair[0] if size < 5 else pair[1]
+
+
+REPETITION = (
+    *("duplicate_lines", "duplicate_line_characters", "duplicate_paragraphs", "duplicate_paragraph_characters"),
+    *(f"top_{size}_gram" for size in (2, 3, 4)),
+    *(f"duplicate_{size}_grams" for size in range(5, 11)),
+)
+
+ELLIPSIS, BULLET = np.uint64(0xE280A6), np.uint64(0xE280A2)
+
+
+@njit(cache=True, nogil=True)
+def ends_sentence(data, begin, end):
+    """Whether a line ends with . ! ? or a quotation mark, of ASCII or of other scripts, or with an ellipsis."""
+    last = data[end - 1]
+    if last == 46 or last == 33 or last == 63 or last == 34 or last == 39:
+        return True
+    if end - begin < 3 or last < 0x80:
+        return False
+    sign = (np.uint64(data[end - 3]) << np.uint64(16)) | (np.uint64(data[end - 2]) << np.uint64(8)) | np.uint64(last)
+    for known in TERMINAL:
+        if sign == known:
+            return True
+    return False
+
+
+TERMINAL = np.array(
+    [int.from_bytes(sign.encode()) for sign in "\u201c\u201d\u2019\u2026\u3002\uff01\uff1f\u300d\u300f\u0964\u203d"],
+    np.uint64,
+)
+"""Characters of three bytes that end a sentence."""
+
+
+@njit(cache=True, nogil=True)
+def shape(data, starts, kinds, stop_words, out):
+    """What the words and lines of each text are like; `out` is (texts, 13): SHAPE. `stop_words`: their letters, the
+    last one lowest, sorted."""
+    longest = 0
+    for text in range(len(starts) - 1):
+        longest = max(longest, starts[text + 1] - starts[text])
+    room = longest // 2 + 2
+    begins, ends = np.empty(room, np.int64), np.empty(room, np.int64)
+    hashes, lengths = np.empty(room, np.uint64), np.empty(room, np.int64)
+    for text in range(len(starts) - 1):
+        start, stop = starts[text], starts[text + 1]
+        characters, spaces, digits, symbols = 0, 0, 0, 0
+        for place in range(start, stop):
+            byte = data[place]
+            kind = kinds[byte]
+            characters += kind != 4
+            spaces += kind == 0
+            digits += kind == 2
+            if byte == 35:  # #
+                symbols += 1
+            elif place + 2 < stop and (
+                (byte == 0xE2 and data[place + 1] == 0x80 and data[place + 2] == 0xA6)
+                or (byte == 46 and data[place + 1] == 46 and data[place + 2] == 46)
+            ):
+                symbols += 1
+        words = find_words(data, start, stop, kinds, begins, ends, hashes, lengths)
+        total, with_letter, found = 0, 0, np.uint64(0)
+        for word in range(words):
+            total += lengths[word]
+            has_letter, value = False, np.uint64(0)
+            for place in range(begins[word], ends[word]):
+                if kinds[data[place]] == 1:
+                    has_letter = True
+                    break
+            with_letter += has_letter
+            if ends[word] - begins[word] <= 4:
+                for place in range(begins[word], ends[word]):
+                    value = (value << np.uint64(8)) | np.uint64(data[place] | 32)
+                for number in range(len(stop_words)):
+                    if stop_words[number] == value:
+                        found |= np.uint64(1) << np.uint64(number)
+        lines = find_lines(data, start, stop, kinds, begins, ends, hashes, lengths, 1)
+        bullets, ellipses, whole, short = 0, 0, 0, 0
+        for line in range(lines):
+            first, end = begins[line], ends[line]
+            bullets += data[first] == 45 or data[first] == 42 or is_sign(data, first, end, BULLET)
+            ellipses += is_sign(data, end - 3, end, ELLIPSIS) if end - first >= 3 else False
+            if end - first >= 3 and data[end - 1] == 46 and data[end - 2] == 46 and data[end - 3] == 46:
+                ellipses += 1
+            whole += ends_sentence(data, first, end)
+            short += lengths[line] < 30
+        distinct = 0
+        while found:
+            distinct += found & np.uint64(1)
+            found = found >> np.uint64(1)
+        row = out[text]
+        row[0], row[1], row[2], row[3] = characters, words, total / max(words, 1), symbols / max(words, 1)
+        row[4], row[5], row[6] = with_letter / max(words, 1), distinct, lines
+        row[7], row[8] = bullets / max(lines, 1), ellipses / max(lines, 1)
+        row[9], row[10] = whole / max(lines, 1), short / max(lines, 1)
+        row[11], row[12] = digits / max(characters, 1), spaces / max(characters, 1)
+
+
+@njit(cache=True, nogil=True)
+def is_sign(data, begin, end, sign):
+    """Whether this character of three bytes stands at a place."""
+    if end - begin < 3:
+        return False
+    value = (np.uint64(data[begin]) << np.uint64(16)) | (np.uint64(data[begin + 1]) << np.uint64(8))
+    return value | np.uint64(data[begin + 2]) == sign
+
+
+SHAPE = (
+    *("characters", "words", "mean_word_length", "symbols_per_word", "words_with_letter", "stop_words"),
+    *("lines", "bullet_lines", "ellipsis_lines", "whole_lines", "short_lines", "digits", "spaces"),
+)
+STOP_WORDS = np.array(
+    [int.from_bytes(word.encode()) for word in ("the", "be", "to", "of", "and", "that", "have", "with")], np.uint64
+)
+"""Of Gopher (arXiv 2112.11446, A1.1)."""
