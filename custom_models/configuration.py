@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -160,7 +160,9 @@ class EncoderConfig(TransformerConfig):
     head_bias: bool = False
     """A bias for each word of the vocabulary."""
     pooler: bool = False
-    """A dense layer and tanh over the first token before a classifier, as BERT has."""
+    """A dense layer and tanh before a classifier, as BERT has."""
+    classifier_pooling: Literal["cls", "mean"] = "cls"
+    """What a classifier reads: the state of the first token, or the mean of all (ModernBERT, arXiv 2412.13663)."""
     use_cache: bool = False
 
 

@@ -144,22 +144,28 @@ class EncoderForMaskedLM(EncoderPreTrainedModel):
 
 
 class Pooler(nn.Module):
-    """The first token's state; in BERT's way also through a dense layer and tanh."""
+    """The first token's state or the mean of all; in BERT's way also through a dense layer and tanh."""
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
+        self.takes_mean = config.classifier_pooling == "mean"
         self.dense = nn.Linear(config.hidden_size, config.hidden_size) if config.pooler else None
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
         """(rows, hidden_size); the first token is the first that `attention_mask` marks."""
-        first = hidden_states[:, 0]
-        if attention_mask is not None:
-            first = hidden_states[torch.arange(len(hidden_states)), attention_mask.long().argmax(dim=-1)]
-        return first if self.dense is None else torch.tanh(self.dense(first))
+        if self.takes_mean:
+            mask = torch.ones_like(hidden_states[..., 0]) if attention_mask is None else attention_mask
+            weights = mask.to(hidden_states.dtype).unsqueeze(-1)
+            pooled = (hidden_states * weights).sum(1) / weights.sum(1)
+        elif attention_mask is None:
+            pooled = hidden_states[:, 0]
+        else:
+            pooled = hidden_states[torch.arange(len(hidden_states)), attention_mask.long().argmax(dim=-1)]
+        return pooled if self.dense is None else torch.tanh(self.dense(pooled))
 
 
 class EncoderForSequenceClassification(EncoderPreTrainedModel):
-    """`num_labels` scores read at each row's first token."""
+    """`num_labels` scores of each row, read at its first token or from the mean of all."""
 
     # A masked language model may become a classifier.
     _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"^lm_head\.", r"^head_transform\."]

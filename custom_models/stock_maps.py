@@ -298,7 +298,7 @@ MAPS: tuple[StockMap, ...] = (
             *(same("norm_eps", "layer_norm_eps"), choice("feed_forward", "hidden_act", {"gelu_exact": ("gelu",)})),
             *(only(field, True) for field in ("embedding_norm", "attention_bias", "mlp_bias")),
             *(only(field, True) for field in ("head_transform", "head_bias")),
-            *(only("qk_norm", False), unread("pooler")),
+            *(only("qk_norm", False), unread("pooler", "classifier_pooling")),
             *(
                 in_training_only("dropout", "hidden_dropout_prob"),
                 same("attention_dropout", "attention_probs_dropout_prob"),

@@ -124,21 +124,21 @@ def repeated_units(hashes, lengths, count, keys, out):
 
 
 @njit(cache=True, nogil=True)
-def repeated_grams(hashes, lengths, count, size, keys, times, out):
-    """n-grams of `size` words: the share of the words' characters that the most frequent one's occurrences make, and
-    the share in n-grams that stood there before, into `out`."""
-    total = 0
-    for word in range(count):
-        total += lengths[word]
+def repeated_grams(hashes, before, size, starts, count, keys, times, slots, out):
+    """n-grams of `size` words at `count` places `starts`: the share of the words' characters that the most frequent
+    one's occurrences make, and the share in n-grams that stood there before, into `out`. Leaves in `starts` the places
+    whose n-gram stands there twice, and returns how many: only there can a longer one do so. `before`: characters of
+    all words before each, and of all."""
+    words = len(before) - 1
+    while count and starts[count - 1] + size > words:
+        count -= 1
     out[0] = out[1] = 0.0
-    if count < size or total == 0:
-        return
+    if count < 2:
+        return 0
     mask = clear_below(keys, count)
-    most, of_most, repeated, covered, gram_length = 1, 0, 0, 0, 0
-    for word in range(size - 1):
-        gram_length += lengths[word]
-    for first in range(count - size + 1):
-        gram_length += lengths[first + size - 1]
+    most, of_most, repeated, covered = 1, 0, 0, 0
+    for number in range(count):
+        first = starts[number]
         value = _SEED
         for word in range(first, first + size):
             value = (value ^ hashes[word]) * _MULTIPLIER
@@ -147,17 +147,23 @@ def repeated_grams(hashes, lengths, count, size, keys, times, out):
         slot = (value >> np.uint64(20)) & mask
         while keys[slot] != 0 and keys[slot] != value:
             slot = (slot + np.uint64(1)) & mask
+        slots[number] = slot
         if keys[slot] == 0:
             keys[slot], times[slot] = value, 1
         else:
             times[slot] += 1
-            if times[slot] > most or (times[slot] == most and gram_length > of_most):
-                most, of_most = times[slot], gram_length
-            for word in range(max(first, covered), first + size):
-                repeated += lengths[word]
+            length = before[first + size] - before[first]
+            if times[slot] > most or (times[slot] == most and length > of_most):
+                most, of_most = times[slot], length
+            repeated += before[first + size] - before[max(first, covered)]
             covered = first + size
-        gram_length -= lengths[first]
-    out[0], out[1] = most * of_most / total, repeated / total
+    left = 0
+    for number in range(count):
+        if times[slots[number]] > 1:
+            starts[left] = starts[number]
+            left += 1
+    out[0], out[1] = most * of_most / before[words], repeated / before[words]
+    return left
 
 
 @njit(cache=True, nogil=True)
@@ -172,6 +178,7 @@ def repetition(data, starts, kinds, out):
     begins, ends = np.empty(room, np.int64), np.empty(room, np.int64)
     hashes, lengths = np.empty(room, np.uint64), np.empty(room, np.int64)
     keys, times = np.empty(slots, np.uint64), np.empty(slots, np.int32)
+    before, places, of_places = np.zeros(room + 1, np.int64), np.empty(room, np.int64), np.empty(room, np.uint64)
     pair = np.zeros(2)
     for text in range(len(starts) - 1):
         start, stop = starts[text], starts[text + 1]
@@ -180,8 +187,11 @@ def repetition(data, starts, kinds, out):
             repeated_units(hashes, lengths, count, keys, pair)
             out[text, 2 * kind], out[text, 2 * kind + 1] = pair[0], pair[1]
         count = find_words(data, start, stop, kinds, begins, ends, hashes, lengths)
+        for word in range(count):
+            before[word + 1], places[word] = before[word] + lengths[word], word
+        left = count
         for size in range(2, 11):
-            repeated_grams(hashes, lengths, count, size, keys, times, pair)
+            left = repeated_grams(hashes, before[: count + 1], size, places, left, keys, times, of_places, pair)
             out[text, size + 2] = pair[0] if size < 5 else pair[1]
 
 
@@ -203,7 +213,7 @@ def ends_sentence(data, begin, end):
     if end - begin < 3 or last < 0x80:
         return False
     sign = (np.uint64(data[end - 3]) << np.uint64(16)) | (np.uint64(data[end - 2]) << np.uint64(8)) | np.uint64(last)
-    for known in TERMINAL:
+    for known in TERMINAL:  # noqa: SIM110  numba compiles loops
         if sign == known:
             return True
     return False
@@ -235,12 +245,13 @@ def shape(data, starts, kinds, stop_words, out):
             characters += kind != 4
             spaces += kind == 0
             digits += kind == 2
-            if byte == 35:  # #
-                symbols += 1
-            elif place + 2 < stop and (
-                (byte == 0xE2 and data[place + 1] == 0x80 and data[place + 2] == 0xA6)
-                or (byte == 46 and data[place + 1] == 46 and data[place + 2] == 46)
-            ):
+            if byte == 35 or (
+                place + 2 < stop
+                and (
+                    (byte == 0xE2 and data[place + 1] == 0x80 and data[place + 2] == 0xA6)
+                    or (byte == 46 and data[place + 1] == 46 and data[place + 2] == 46)
+                )
+            ):  # #
                 symbols += 1
         words = find_words(data, start, stop, kinds, begins, ends, hashes, lengths)
         total, with_letter, found = 0, 0, np.uint64(0)
@@ -268,7 +279,7 @@ def shape(data, starts, kinds, stop_words, out):
                 ellipses += 1
             whole += ends_sentence(data, first, end)
             short += lengths[line] < 30
-        distinct = 0
+        distinct = np.uint64(0)
         while found:
             distinct += found & np.uint64(1)
             found = found >> np.uint64(1)

@@ -33,7 +33,7 @@ OF_EXPERTS = (
 LayerType = Literal["full_attention", "sliding_attention"]
 
 OF_ARCHITECTURE = {
-    "encoder": ("type_vocab_size", "head_transform", "head_bias", "pooler"),
+    "encoder": ("type_vocab_size", "head_transform", "head_bias", "pooler", "classifier_pooling"),
     "encoder_decoder": ("num_encoder_layers", "share_embeddings", "scale_head"),
     "decoder": ("num_experts",),
 }
@@ -194,7 +194,9 @@ class ModelConfig(Section):
     head_bias: bool = False
     """Encoder: a bias for each entry of the vocabulary (BERT)."""
     pooler: bool = False
-    """Encoder: a dense layer and tanh over the first token before a classifier (BERT)."""
+    """Encoder: a dense layer and tanh before a classifier (BERT)."""
+    classifier_pooling: Literal["cls", "mean"] = "cls"
+    """Encoder: what a classifier reads, the first token's state or the mean of all (ModernBERT, arXiv 2412.13663)."""
     initializer: Literal["normal", "gpt2", "small_init", "xavier_uniform", "t5"] = "normal"
     """How weights start. normal: all with initializer_range; gpt2: the ends of sublayers smaller by the root of their
     number (Radford 2019, 2.3); small_init: sqrt(2 / (5 hidden_size)) (arXiv 1910.05895), ends of sublayers as in

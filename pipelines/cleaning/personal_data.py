@@ -1,0 +1,64 @@
+"""What may identify somebody, replaced: e-mail and IP addresses, telephone numbers, keys of services."""
+
+import ipaddress
+import re
+from collections.abc import Callable
+
+from pipelines.recipe.quality import PersonalData
+
+EMAIL = re.compile(r"(?<![\w.+-])[A-Za-z0-9][\w.+-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}(?![\w-])")
+PHONE = re.compile(
+    r"(?<![\w+.-])(?:\+[1-9]\d{0,2}[ .-]?\(?\d{1,4}\)?(?:[ .-]?\d{2,5}){2,4}|(?:\(\d{3}\) ?|\d{3}[.-])\d{3}[.-]\d{4})"
+    r"(?![\w-])"
+)
+"""International with its plus sign, or American with its separators: bare digits are more often something else."""
+IPV4 = re.compile(r"(?<![\w.-])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\d)")
+IPV6 = re.compile(r"(?<![\w:.])(?=[0-9A-Fa-f]*:)(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:.])")
+KEY = re.compile(
+    r"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----[^-]{0,8192}-----END (?:[A-Z]+ )?PRIVATE KEY-----"
+    r"|(?<![A-Za-z0-9])(?:(?:AKIA|ASIA)[A-Z0-9]{16}|gh[pousr]_[A-Za-z0-9]{36}|github_pat_\w{60,90}|hf_[A-Za-z]{34}"
+    r"|sk-(?:[a-z]+-)?[A-Za-z0-9_-]{32,200}|xox[abprs]-[A-Za-z0-9-]{10,80}|AIza[A-Za-z0-9_-]{35}"
+    r"|glpat-[A-Za-z0-9_-]{20})(?![A-Za-z0-9])"
+)
+"""Keys that say whose they are (AWS, GitHub, Hugging Face, OpenAI, Anthropic, Slack, Google, GitLab), and PEM."""
+_KEY_SIGNS = ("PRIVATE KEY", "AKIA", "ASIA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "hf_", "sk-", "xox",
+              "AIza", "glpat-")  # fmt: skip
+
+
+class Replacer:
+    """Puts placeholders in a text. What a pattern cannot do without is looked for first: most texts have none."""
+
+    def __init__(self, config: PersonalData):
+        self._steps: list[tuple[int, tuple[str, ...], re.Pattern[str], Callable[[re.Match[str]], str]]] = []
+        for digits, signs, pattern, placeholder, is_meant in (
+            (0, _KEY_SIGNS, KEY, config.key, _any),
+            (0, ("@",), EMAIL, config.email, _any),
+            (1, (":",), IPV6, config.ip_address, _is_public),
+            (4, (".",), IPV4, config.ip_address, _is_public),
+            (7, ("+", "-", ".", "("), PHONE, config.phone, _any),
+        ):
+            if placeholder is not None:
+                self._steps.append((digits, signs, pattern, _replacement(placeholder, is_meant)))
+
+    def __call__(self, text: str, digits: int) -> str:
+        """`digits`: how many the text has."""
+        for least, signs, pattern, replacement in self._steps:
+            if digits >= least and any(sign in text for sign in signs):
+                text = pattern.sub(replacement, text)
+        return text
+
+
+def _replacement(placeholder: str, is_meant: Callable[[str], bool]) -> Callable[[re.Match[str]], str]:
+    return lambda match: placeholder if is_meant(match[0]) else match[0]
+
+
+def _any(found: str) -> bool:
+    return True
+
+
+def _is_public(found: str) -> bool:
+    """Version numbers and times of day look like addresses; those of no network anybody can reach harm nobody."""
+    try:
+        return ipaddress.ip_address(found).is_global
+    except ValueError:
+        return False

@@ -1,0 +1,155 @@
+"""The chain of quality filters over batches of texts: each text is kept, changed, or dropped for a stated reason."""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from pipelines.cleaning import kernels
+from pipelines.cleaning.language import Languages
+from pipelines.cleaning.lines import LineFilter
+from pipelines.cleaning.personal_data import Replacer
+from pipelines.cleaning.repair import bad_characters, repaired
+from pipelines.recipe import quality as recipe
+
+
+class Verdict(NamedTuple):
+    """What becomes of a text."""
+
+    text: str
+    """As the filters left it."""
+    reason: str | None = None
+    """Why it is dropped: `quality_<filter>`; None where it is kept."""
+    detail: str | None = None
+    """The value that was out of bounds: `words 12 < 50`."""
+
+
+class Quality:
+    """The filters of a recipe. Whatever batches they come in, texts fare alike: each is judged alone."""
+
+    def __init__(self, config: recipe.Quality):
+        self._filters = [(item.kind, _made(item)) for item in config.filters]
+
+    def __call__(self, texts: Sequence[str]) -> list[Verdict]:
+        """One verdict for each text."""
+        verdicts = [Verdict(text) for text in texts]
+        alive, batch = list(range(len(texts))), Batch(texts)
+        for kind, judge in self._filters:
+            faults = judge(batch)
+            for place, index in enumerate(alive):
+                text, detail = batch.texts[place], faults[place]
+                verdicts[index] = Verdict(text, None if detail is None else f"quality_{kind}", detail)
+            if any(detail is not None for detail in faults):
+                kept = [place for place, detail in enumerate(faults) if detail is None]
+                alive, batch = [alive[place] for place in kept], batch.only(kept)
+        return verdicts
+
+
+class Batch:
+    """Texts that are judged together, with what was measured of them."""
+
+    def __init__(self, texts: Sequence[str]):
+        self.texts = list(texts)
+
+    def replace(self, texts: Sequence[str]) -> None:
+        """Go on with other texts; what was measured is forgotten where one of them is new."""
+        if texts != self.texts:
+            self.texts = list(texts)
+            for name in ("_shape", "_repetition", "_joined"):
+                self.__dict__.pop(name, None)
+
+    def only(self, places: Sequence[int]) -> "Batch":
+        """Some of the texts, with what was measured of them."""
+        batch = Batch([self.texts[place] for place in places])
+        for name in ("_shape", "_repetition"):
+            if name in self.__dict__:
+                batch.__dict__[name] = self.__dict__[name][list(places)]
+        return batch
+
+    def column(self, name: str) -> np.ndarray:
+        """A measure of all texts, by its name in kernels.SHAPE or kernels.REPETITION."""
+        if name in kernels.SHAPE:
+            return self._shape[:, kernels.SHAPE.index(name)]
+        return self._repetition[:, kernels.REPETITION.index(name)]
+
+    @cached_property
+    def _joined(self) -> tuple[np.ndarray, np.ndarray]:
+        return kernels.joined(self.texts)
+
+    @cached_property
+    def _shape(self) -> np.ndarray:
+        out = np.zeros((len(self.texts), len(kernels.SHAPE)))
+        kernels.shape(*self._joined, kernels.KINDS, kernels.STOP_WORDS, out)
+        return out
+
+    @cached_property
+    def _repetition(self) -> np.ndarray:
+        out = np.zeros((len(self.texts), len(kernels.REPETITION)))
+        kernels.repetition(*self._joined, kernels.KINDS, out)
+        return out
+
+
+Judge = Callable[[Batch], list[str | None]]
+"""For each text of the batch, what is wrong with it; it may change the texts."""
+
+
+def _made(config: recipe.Filter) -> Judge:
+    if isinstance(config, recipe.Repair):
+        return _changing(lambda text: repaired(text, config.normalization))
+    if isinstance(config, recipe.PersonalData):
+        return _replacing(Replacer(config))
+    if isinstance(config, recipe.Lines):
+        return _lines(LineFilter(config))
+    if isinstance(config, recipe.Language):
+        languages = Languages(config)
+        return lambda batch: [languages.fault(text) for text in batch.texts]
+    if isinstance(config, recipe.BadCharacters):
+        most = config.max_bad_characters
+        return lambda batch: [_above("bad_characters", bad_characters(text), most) for text in batch.texts]
+    return _bounds(config)
+
+
+def _changing(change: Callable[[str], str]) -> Judge:
+    def judge(batch: Batch) -> list[str | None]:
+        batch.replace([change(text) for text in batch.texts])
+        return ["no text is left" if not text or text.isspace() else None for text in batch.texts]
+
+    return judge
+
+
+def _replacing(replace: Replacer) -> Judge:
+    def judge(batch: Batch) -> list[str | None]:
+        digits = np.rint(batch.column("digits") * batch.column("characters")).astype(int).tolist()
+        batch.replace([replace(text, count) for text, count in zip(batch.texts, digits, strict=True)])
+        return [None] * len(batch.texts)
+
+    return judge
+
+
+def _lines(keep: LineFilter) -> Judge:
+    def judge(batch: Batch) -> list[str | None]:
+        batch.replace([keep(text) for text in batch.texts])
+        return ["no line is left" if not text else None for text in batch.texts]
+
+    return judge
+
+
+def _above(name: str, value: float, most: float) -> str | None:
+    return f"{name} {value:.3g} > {most:g}" if value > most else None
+
+
+def _bounds(config: recipe.Bounds) -> Judge:
+    """A filter whose fields are all `min_<measure>` or `max_<measure>`."""
+    limits = [(name[:3], name[4:], getattr(config, name)) for name in type(config).model_fields if name != "kind"]
+
+    def judge(batch: Batch) -> list[str | None]:
+        faults: list[str | None] = [None] * len(batch.texts)
+        for side, name, limit in limits:
+            values = batch.column(name)
+            for place in np.flatnonzero(values < limit if side == "min" else values > limit):
+                sign = "<" if side == "min" else ">"
+                faults[place] = faults[place] or f"{name} {values[place]:.3g} {sign} {limit:g}"
+        return faults
+
+    return judge

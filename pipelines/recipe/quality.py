@@ -1,0 +1,174 @@
+"""Chapter `data`, field `quality`: which texts are worth training on, as a list of filters with their thresholds."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from pipelines.recipe.base import Section
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Repair(Section):
+    """Mend mojibake and HTML entities (ftfy), and remove control characters; changes texts, drops none."""
+
+    kind: Literal["repair"]
+    normalization: Literal["NFC", "NFKC"] | None = None
+    """Unicode normal form; NFKC also replaces signs by what they look like. Default: as the text has it."""
+
+
+class BadCharacters(Section):
+    """Drop texts with many replacement characters, private ones, or those of no script."""
+
+    kind: Literal["bad_characters"]
+    max_bad_characters: Share = 0.001
+    """Share of characters."""
+
+
+class Lines(Section):
+    """Remove lines that are no text (C4, arXiv 1910.10683, 2.2); changes texts, drops those that have no other."""
+
+    kind: Literal["lines"]
+    min_words: NonNegativeInt = 3
+    """Shorter lines go."""
+    terminal_punctuation: bool = True
+    """Lines that end without a full stop, question mark, exclamation mark or quotation mark go."""
+    boilerplate: bool = True
+    """Lines that speak of JavaScript, cookies, terms of use or privacy policies go."""
+
+
+class Length(Section):
+    """Drop texts that are too short, too long, or of words that are none (Gopher, arXiv 2112.11446, A1.1)."""
+
+    kind: Literal["length"]
+    min_words: NonNegativeInt = 50
+    max_words: PositiveInt = 100_000
+    min_mean_word_length: NonNegativeFloat = 3.0
+    """Characters."""
+    max_mean_word_length: PositiveFloat = 10.0
+    """Characters."""
+
+
+class GopherQuality(Section):
+    """Drop what is no running text (Gopher, arXiv 2112.11446, A1.1)."""
+
+    kind: Literal["gopher_quality"]
+    max_symbols_per_word: NonNegativeFloat = 0.1
+    """Hash signs and ellipses."""
+    max_bullet_lines: Share = 0.9
+    """Share of lines that begin with a bullet."""
+    max_ellipsis_lines: Share = 0.3
+    """Share of lines that end with an ellipsis."""
+    min_words_with_letter: Share = 0.8
+    """Share of words that have a letter."""
+    min_stop_words: NonNegativeInt = 2
+    """How many of the, be, to, of, and, that, have, with must be there; 0 for other languages than English."""
+
+
+class GopherRepetition(Section):
+    """Drop what repeats itself (Gopher, arXiv 2112.11446, table A1); shares of characters unless said otherwise."""
+
+    kind: Literal["gopher_repetition"]
+    max_duplicate_lines: Share = 0.30
+    """Share of lines that stood in the text before."""
+    max_duplicate_line_characters: Share = 0.20
+    max_duplicate_paragraphs: Share = 0.30
+    """Share of paragraphs that stood in the text before."""
+    max_duplicate_paragraph_characters: Share = 0.20
+    max_top_2_gram: Share = 0.20
+    """Of the most frequent two words in a row."""
+    max_top_3_gram: Share = 0.18
+    max_top_4_gram: Share = 0.16
+    max_duplicate_5_grams: Share = 0.15
+    """Of words within five in a row that stood in the text before."""
+    max_duplicate_6_grams: Share = 0.14
+    max_duplicate_7_grams: Share = 0.13
+    max_duplicate_8_grams: Share = 0.12
+    max_duplicate_9_grams: Share = 0.11
+    max_duplicate_10_grams: Share = 0.10
+
+
+class FineWeb(Section):
+    """Drop lists and menus (FineWeb, arXiv 2406.17557, 3.6)."""
+
+    kind: Literal["fineweb"]
+    min_whole_lines: Share = 0.12
+    """Share of lines that end with punctuation."""
+    max_duplicate_line_characters: Share = 0.1
+    """Share of characters in lines that stood in the text before."""
+    max_short_lines: Share = 0.67
+    """Share of lines below 30 characters."""
+
+
+class Language(Section):
+    """Keep texts of some languages (py3langid, whose model is in its package); 97 are known."""
+
+    kind: Literal["language"]
+    keep: Annotated[tuple[str, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
+    """ISO 639-1 codes: [en, de]."""
+    min_probability: Share = 0.65
+    """What the language must have at least among all."""
+
+
+class PersonalData(Section):
+    """Replace what may identify somebody; changes texts, drops none."""
+
+    kind: Literal["personal_data"]
+    email: str | None = "someone@example.com"
+    """What stands for e-mail addresses; null keeps them."""
+    phone: str | None = "555-0100"
+    """What stands for telephone numbers; null keeps them."""
+    ip_address: str | None = "192.0.2.1"
+    """What stands for public IPv4 and IPv6 addresses; null keeps them."""
+    key: str | None = "<key>"
+    """What stands for access keys and private keys of well-known services; null keeps them."""
+
+
+Filter = Annotated[
+    Repair | BadCharacters | Lines | Length | GopherQuality | GopherRepetition | FineWeb | Language | PersonalData,
+    Field(discriminator="kind"),
+]
+Bounds = Length | GopherQuality | GopherRepetition | FineWeb
+"""Filters whose fields are all `min_<measure>` or `max_<measure>`."""
+PRESETS: Mapping[str, tuple[str, ...]] = {
+    "web": ("repair", "lines", "length", "gopher_quality", "gopher_repetition", "fineweb", "personal_data"),
+    "books": ("repair", "bad_characters", "gopher_repetition"),
+}
+"""Name -> filters of that kind with their defaults."""
+
+
+def _bare(value: Any) -> Any:
+    """A preset, a filter's bare kind, or a list of filters, as {filters: [...]}."""
+    if isinstance(value, str):
+        value = list(PRESETS.get(value, (value,)))
+    if isinstance(value, list):
+        value = {"filters": value}
+    if isinstance(value, dict) and isinstance(found := value.get("filters"), str | list):
+        found = list(PRESETS.get(found, (found,))) if isinstance(found, str) else found
+        filters = tuple({"kind": item} if isinstance(item, str) else item for item in found)
+        value = value | {"filters": filters}
+    return value
+
+
+class Quality(Section):
+    """Filters, each applied to what the ones before it left."""
+
+    filters: Annotated[tuple[Filter, ...], Field(min_length=1)]
+    """A preset (web, books), or filters in their order; a bare kind has the thresholds of its source."""
+    dry_run: bool = False
+    """Count and show what would be dropped or changed, and keep all as it is."""
+
+    def faults(self) -> Iterator[str]:
+        kinds = [item.kind for item in self.filters]
+        twice = sorted({kind for kind in kinds if kinds.count(kind) > 1})
+        if twice:
+            yield f"filters: {', '.join(twice)} stands there twice; give it once, with all its thresholds"
+        for item in self.filters:
+            low_high = [(name, f"max_{name[4:]}") for name in type(item).model_fields if name.startswith("min_")]
+            for low, high in low_high:
+                if getattr(item, low) > getattr(item, high, float("inf")):
+                    yield f"filters: {item.kind}: {low} is above {high}, so nothing can pass"
+
+
+QualityField = Annotated[Quality, BeforeValidator(_bare)]
