@@ -227,9 +227,59 @@ TERMINAL = np.array(
 
 
 @njit(cache=True, nogil=True)
+def is_sign(data, begin, end, sign):
+    """Whether this character of three bytes stands at a place."""
+    if end - begin < 3:
+        return False
+    value = (np.uint64(data[begin]) << np.uint64(16)) | (np.uint64(data[begin + 1]) << np.uint64(8))
+    return value | np.uint64(data[begin + 2]) == sign
+
+
+@njit(cache=True, nogil=True)
+def word_shape(data, kinds, stop_words, begins, ends, lengths, words, row):
+    """Of a text's words, into its row."""
+    total, with_letter, found = 0, 0, np.uint64(0)
+    for word in range(words):
+        total += lengths[word]
+        for place in range(begins[word], ends[word]):
+            if kinds[data[place]] == 1:
+                with_letter += 1
+                break
+        if ends[word] - begins[word] <= 4:
+            value = np.uint64(0)
+            for place in range(begins[word], ends[word]):
+                value = (value << np.uint64(8)) | np.uint64(data[place] | 32)
+            for number in range(len(stop_words)):
+                if stop_words[number] == value:
+                    found |= np.uint64(1) << np.uint64(number)
+    distinct = np.uint64(0)
+    while found:
+        distinct += found & np.uint64(1)
+        found = found >> np.uint64(1)
+    row[1], row[2] = words, total / max(words, 1)
+    row[4], row[5] = with_letter / max(words, 1), distinct
+
+
+@njit(cache=True, nogil=True)
+def line_shape(data, begins, ends, lengths, lines, row):
+    """Of a text's lines, into its row."""
+    bullets, ellipses, whole, short = 0, 0, 0, 0
+    for line in range(lines):
+        first, end = begins[line], ends[line]
+        bullets += data[first] == 45 or data[first] == 42 or is_sign(data, first, end, BULLET)
+        if end - first >= 3:
+            dots = data[end - 1] == 46 and data[end - 2] == 46 and data[end - 3] == 46
+            ellipses += dots or is_sign(data, end - 3, end, ELLIPSIS)
+        whole += ends_sentence(data, first, end)
+        short += lengths[line] < 30
+    row[6], row[7], row[8] = lines, bullets / max(lines, 1), ellipses / max(lines, 1)
+    row[9], row[10] = whole / max(lines, 1), short / max(lines, 1)
+
+
+@njit(cache=True, nogil=True)
 def shape(data, starts, kinds, stop_words, out):
     """What the words and lines of each text are like; `out` is (texts, 13): SHAPE. `stop_words`: their letters, the
-    last one lowest, sorted."""
+    last one lowest."""
     longest = 0
     for text in range(len(starts) - 1):
         longest = max(longest, starts[text + 1] - starts[text])
@@ -237,7 +287,7 @@ def shape(data, starts, kinds, stop_words, out):
     begins, ends = np.empty(room, np.int64), np.empty(room, np.int64)
     hashes, lengths = np.empty(room, np.uint64), np.empty(room, np.int64)
     for text in range(len(starts) - 1):
-        start, stop = starts[text], starts[text + 1]
+        start, stop, row = starts[text], starts[text + 1], out[text]
         characters, spaces, digits, symbols = 0, 0, 0, 0
         for place in range(start, stop):
             byte = data[place]
@@ -245,59 +295,18 @@ def shape(data, starts, kinds, stop_words, out):
             characters += kind != 4
             spaces += kind == 0
             digits += kind == 2
-            if byte == 35 or (
-                place + 2 < stop
-                and (
-                    (byte == 0xE2 and data[place + 1] == 0x80 and data[place + 2] == 0xA6)
-                    or (byte == 46 and data[place + 1] == 46 and data[place + 2] == 46)
-                )
-            ):  # #
+            if byte == 35:  # #
                 symbols += 1
+            elif byte == 46:
+                symbols += place + 2 < stop and data[place + 1] == 46 and data[place + 2] == 46
+            elif byte == 0xE2:
+                symbols += is_sign(data, place, stop, ELLIPSIS)
         words = find_words(data, start, stop, kinds, begins, ends, hashes, lengths)
-        total, with_letter, found = 0, 0, np.uint64(0)
-        for word in range(words):
-            total += lengths[word]
-            has_letter, value = False, np.uint64(0)
-            for place in range(begins[word], ends[word]):
-                if kinds[data[place]] == 1:
-                    has_letter = True
-                    break
-            with_letter += has_letter
-            if ends[word] - begins[word] <= 4:
-                for place in range(begins[word], ends[word]):
-                    value = (value << np.uint64(8)) | np.uint64(data[place] | 32)
-                for number in range(len(stop_words)):
-                    if stop_words[number] == value:
-                        found |= np.uint64(1) << np.uint64(number)
+        word_shape(data, kinds, stop_words, begins, ends, lengths, words, row)
         lines = find_lines(data, start, stop, kinds, begins, ends, hashes, lengths, 1)
-        bullets, ellipses, whole, short = 0, 0, 0, 0
-        for line in range(lines):
-            first, end = begins[line], ends[line]
-            bullets += data[first] == 45 or data[first] == 42 or is_sign(data, first, end, BULLET)
-            ellipses += is_sign(data, end - 3, end, ELLIPSIS) if end - first >= 3 else False
-            if end - first >= 3 and data[end - 1] == 46 and data[end - 2] == 46 and data[end - 3] == 46:
-                ellipses += 1
-            whole += ends_sentence(data, first, end)
-            short += lengths[line] < 30
-        distinct = np.uint64(0)
-        while found:
-            distinct += found & np.uint64(1)
-            found = found >> np.uint64(1)
-        row = out[text]
-        row[0], row[1], row[2], row[3] = characters, words, total / max(words, 1), symbols / max(words, 1)
-        row[4], row[5], row[6] = with_letter / max(words, 1), distinct, lines
-        row[7], row[8] = bullets / max(lines, 1), ellipses / max(lines, 1)
-        row[9], row[10] = whole / max(lines, 1), short / max(lines, 1)
+        line_shape(data, begins, ends, lengths, lines, row)
+        row[0], row[3] = characters, symbols / max(words, 1)
         row[11], row[12] = digits / max(characters, 1), spaces / max(characters, 1)
-
-
-@njit(cache=True, nogil=True)
-def is_sign(data, begin, end, sign):
-    """Whether this character of three bytes stands at a place."""
-    if end - begin < 3:
-        return False
-    value = (np.uint64(data[begin]) << np.uint64(16)) | (np.uint64(data[begin + 1]) << np.uint64(8))
-    return value | np.uint64(data[begin + 2]) == sign
 
 
 SHAPE = (

@@ -1,10 +1,29 @@
 """Rows of a data artifact, streamed from its parquet files."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from pipelines.data.formats import Row
 from pipelines.errors import ArtifactError
+
+T = TypeVar("T")
+
+
+def batches(
+    items: Iterable[T], *, size: Callable[[T], int], most: int = 512, total: int = 8 << 20
+) -> Iterator[list[T]]:
+    """Items together, in their order, up to a number of them and to a total size."""
+    batch: list[T] = []
+    filled = 0
+    for item in items:
+        batch.append(item)
+        filled += size(item)
+        if len(batch) == most or filled >= total:
+            yield batch
+            batch, filled = [], 0
+    if batch:
+        yield batch
 
 
 def read_rows(folder: Path, split: str, batch_size: int = 1024) -> Iterator[list[Row]]:

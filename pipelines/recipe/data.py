@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from pipelines.recipe.base import Bare, LocalFile, Reads, Section
+from pipelines.recipe.quality import QualityField
 
 Format = Literal["text", "chat", "preference", "prompt", "labelled", "pairs"]
 
@@ -71,6 +72,8 @@ class Dataset(Section):
     """Names of the columns of .csv and .tsv files that have no header line; with them the first line is a row."""
     separator: Literal["file", "line", "blank_line"] | None = None
     """What ends a document in a .txt file: the file, each line, or an empty line. Default: file."""
+    quality: QualityField | None = None
+    """Which texts are worth training on: a preset (web, books), or filters in their order, bare or with thresholds."""
     limit: PositiveInt | None = None
     """Use only the first rows of the source, before the holdout is split off."""
     holdout: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.01
@@ -105,6 +108,8 @@ class Dataset(Section):
             yield "columns: belongs to files and hub data; the built-in world has its own"
         elif self.columns:
             yield from self._columns()
+        if self.quality and self.format != "text":
+            yield f"quality: its filters judge text data, and this is {self.format} data"
         if self.column_names and not self.files:
             yield "column_names: belongs to csv and tsv files only"
         if len(set(self.column_names)) != len(self.column_names):

@@ -14,6 +14,7 @@ from pipelines.recipe.base import Section
 from pipelines.recipe.docstrings import docstrings, first_sentence
 from pipelines.recipe.root import BLOCKS, OWN, Recipe
 from pipelines.recipe.sections import homes, section_at
+from pipelines.recipe.training import StageConfig
 from pipelines.recipe.tree import Node, format_path, shown
 from pipelines.recipe.words import closest, did_you_mean, is_typo
 
@@ -35,7 +36,7 @@ def find_faults(tree: Node) -> Findings:
     told: set[KeyPath] = set()
     for _ in range(2):
         errors = _validate(findings.tree)
-        unknown = [_path_of(error) for error in errors if error["type"] == "extra_forbidden"]
+        unknown = [_path_of(error, findings.tree) for error in errors if error["type"] == "extra_forbidden"]
         if not unknown:
             break
         for path in unknown:
@@ -53,11 +54,14 @@ def _validate(tree: Node) -> list[ErrorDetails]:
     return []
 
 
-def _path_of(error: ErrorDetails) -> KeyPath:
+def _path_of(error: ErrorDetails, tree: Node) -> KeyPath:
     """Pydantic writes ('stages', 'dpo', 'dpo', 'beta'), where the second 'dpo' is the kind and no key."""
     path = tuple(part for part in error["loc"] if part not in ("[key]", "[stage]", "[outside]"))
     if path[:1] == ("model",) and path[1:2] in ((BLOCKS,), (OWN,)):  # which of the two ways to write it
         return path[:1] + path[2:]
+    if path[2:4] == ("quality", "filters"):  # the kind of a filter; a list stands for {filters: list}
+        listed = isinstance(tree.nearest(path[:3])[0].value, list)
+        return path[:3] + path[3 + listed : 5] + path[6:]
     return path[:2] + path[3:] if path[:1] == ("stages",) else path
 
 
@@ -141,7 +145,7 @@ def _field_names(section: type[Section]) -> list[str]:
     names = list(section.model_fields)
     if section is Recipe:
         names.append("extends")
-    return [*names, "like"] if "kind" in names else names
+    return [*names, "like"] if issubclass(section, StageConfig) else names
 
 
 def _by_likelihood(section: type[Section], parent: Node) -> dict[str, int]:
@@ -193,7 +197,7 @@ def _replaced(tree: Node, path: KeyPath, node: Node) -> Node:
 
 
 def _explain_value(error: ErrorDetails, findings: Findings, told: set[KeyPath]) -> None:
-    tree, path = findings.tree, _path_of(error)
+    tree, path = findings.tree, _path_of(error, findings.tree)
     where = tree.nearest(path)[0]
     findings.broken.add(path)
     if error["type"] == "missing" and (path in told or where.refused or _missing_in_source(path, tree)):
@@ -308,6 +312,10 @@ def _whole(ctx: Mapping[str, Any], node: Node) -> str:
     return _needs("a whole number")(ctx, node)
 
 
+def _kind_of(node: Node) -> Node:
+    return (node.child("kind") if isinstance(node.value, dict) else None) or node
+
+
 def _block(ctx: Mapping[str, Any], node: Node) -> str:
     return _needs("a block of fields")(ctx, node)
 
@@ -324,6 +332,8 @@ _WORDING: Mapping[str, _Wording] = {
     "string_type": _text,
     "string_pattern_mismatch": _pattern,
     "literal_error": _one_of,
+    "union_tag_invalid": lambda ctx, node: _one_of({"expected": ctx["expected_tags"]}, _kind_of(node)),
+    "union_tag_not_found": _needs("a kind"),
     "greater_than": _bound("above", "gt"),
     "greater_than_equal": _bound("at least", "ge"),
     "less_than": _bound("below", "lt"),

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from pipelines.recipe.base import Section
+from pipelines.recipe.base import Bare, Section
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -105,7 +105,7 @@ class Language(Section):
     """Keep texts of some languages (py3langid, whose model is in its package); 97 are known."""
 
     kind: Literal["language"]
-    keep: Annotated[tuple[str, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
+    keep: Annotated[tuple[str, ...], Bare]
     """ISO 639-1 codes: [en, de]."""
     min_probability: Share = 0.65
     """What the language must have at least among all."""
@@ -140,26 +140,25 @@ PRESETS: Mapping[str, tuple[str, ...]] = {
 
 def _bare(value: Any) -> Any:
     """A preset, a filter's bare kind, or a list of filters, as {filters: [...]}."""
-    if isinstance(value, str):
-        value = list(PRESETS.get(value, (value,)))
-    if isinstance(value, list):
+    if isinstance(value, str | list | tuple):
         value = {"filters": value}
-    if isinstance(value, dict) and isinstance(found := value.get("filters"), str | list):
-        found = list(PRESETS.get(found, (found,))) if isinstance(found, str) else found
-        filters = tuple({"kind": item} if isinstance(item, str) else item for item in found)
-        value = value | {"filters": filters}
+    if isinstance(value, dict) and isinstance(found := value.get("filters"), str | list | tuple):
+        found = PRESETS.get(found, (found,)) if isinstance(found, str) else found
+        value = value | {"filters": tuple({"kind": item} if isinstance(item, str) else item for item in found)}
     return value
 
 
 class Quality(Section):
     """Filters, each applied to what the ones before it left."""
 
-    filters: Annotated[tuple[Filter, ...], Field(min_length=1)]
+    filters: tuple[Filter, ...]
     """A preset (web, books), or filters in their order; a bare kind has the thresholds of its source."""
     dry_run: bool = False
     """Count and show what would be dropped or changed, and keep all as it is."""
 
     def faults(self) -> Iterator[str]:
+        if not self.filters:
+            yield "filters: is empty; name at least one, or leave quality out"
         kinds = [item.kind for item in self.filters]
         twice = sorted({kind for kind in kinds if kinds.count(kind) > 1})
         if twice:

@@ -10,6 +10,7 @@ from pipelines.recipe.evaluation import TaskConfig
 from pipelines.recipe.launch import Launch, StageLaunch
 from pipelines.recipe.model import ModelConfig
 from pipelines.recipe.own_model import OwnModel
+from pipelines.recipe.quality import Filter, Quality
 from pipelines.recipe.root import Recipe
 from pipelines.recipe.stages import STAGE_KINDS, AnyStage
 from pipelines.recipe.tree import Node
@@ -18,6 +19,10 @@ STAGES: dict[str, type[Section]] = {
     get_args(cls.model_fields["kind"].annotation)[0]: cls for cls in get_args(get_args(AnyStage)[0])
 }
 """Kind -> its section."""
+FILTERS: dict[str, type[Section]] = {
+    get_args(cls.model_fields["kind"].annotation)[0]: cls for cls in get_args(get_args(Filter)[0])
+}
+"""The same of quality filters."""
 
 
 def section_at(path: KeyPath, tree: Node) -> type[Section] | None:
@@ -30,6 +35,8 @@ def section_at(path: KeyPath, tree: Node) -> type[Section] | None:
             section = _stage_at(path, tree) if rest else None
             rest = rest[1:]
             continue
+        if section is Quality and isinstance(field, int):  # the list of filters may stand there itself
+            field, rest = "filters", [field, *rest]
         kind = section.model_fields[str(field)].annotation if field in section.model_fields else None
         inside = list(sections_in(kind))
         if (section, field) == (Recipe, "model"):
@@ -38,8 +45,17 @@ def section_at(path: KeyPath, tree: Node) -> type[Section] | None:
             if not rest:
                 return None
             rest.pop(0)
+        if len(inside) > 1:
+            inside = [one for one in inside if one is FILTERS.get(str(_kind_in(path[: len(path) - len(rest)], tree)))]
         section = inside[0] if inside else None
     return section
+
+
+def _kind_in(path: KeyPath, tree: Node) -> Any:
+    """The kind that stands at a path, in a block or alone."""
+    node, reached = tree.nearest(path)
+    kind = node.child("kind") if reached == path and isinstance(node.value, dict) else node
+    return kind.value if kind is not None else None
 
 
 def model_section(tree: Node) -> type[Section]:

@@ -5,18 +5,22 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Set
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.data.files import Item
 from pipelines.data.formats import REASONS, Row, Unusable, content, needed, normaliser, num_bytes
+from pipelines.data.rows import batches
 from pipelines.data.sources import read, read_builtin, read_holdout
 from pipelines.errors import DataError
 from pipelines.plan.jobs import DataJob
 from pipelines.recipe.data import Dataset
 from pipelines.stages.base import Metrics, StageContext
+
+if TYPE_CHECKING:
+    from pipelines.cleaning.quality import Quality
 
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 SCHEMAS = {
@@ -46,12 +50,14 @@ def run(ctx: StageContext) -> Metrics:
         account.check(train.rows, kept.rows)
         info = account.info() | {"train": train.rows, "holdout": kept.rows, "bytes": train.bytes + kept.bytes}
     (ctx.output / "info.json").write_text(json.dumps(info, indent=1))
-    by_reason = {f"dropped_{reason}": count for reason, count in info["dropped"].items()}
-    dropped = sum(info["dropped"].values())
-    return {name: info[name] for name in ("rows_in", "rows_used", "train", "holdout", "bytes")} | {
-        "dropped": dropped,
-        **by_reason,
+    metrics: dict[str, float | int | str] = {
+        name: info[name] for name in ("rows_in", "rows_used", "train", "holdout", "bytes")
     }
+    for kind in ("dropped", "filtered"):
+        if kind in info:
+            metrics |= {kind: sum(info[kind].values())}
+            metrics |= {f"{kind}_{reason}": count for reason, count in info[kind].items()}
+    return metrics | ({"changed": info["changed"]} if "changed" in info else {})
 
 
 def _split_rows(ctx: StageContext, dataset: Dataset, account: "_Account") -> Iterator[tuple[str, Row]]:
@@ -68,7 +74,7 @@ def _split_rows(ctx: StageContext, dataset: Dataset, account: "_Account") -> Ite
             yield "holdout", row
     elif held or dataset.holdout_split:
         # What others measure on stays whole; training gives way.
-        for row, shown in account.usable(read_holdout(dataset, held, cache)):
+        for row, shown in account.usable(read_holdout(dataset, held, cache), is_filtered=False):
             seen.add(_digest(shown))
             yield "holdout", row
         for row, _ in account.usable(rows, seen, "also_in_holdout"):
@@ -87,13 +93,16 @@ class _Account:
     """Counts rows in and out, and keeps the ones that were dropped beside the data."""
 
     FIRST = 10
-    KEPT = 10_000
-    """Rows of the quarantine file."""
+    KEPT = 1_000
+    """Rows of the quarantine file for each reason."""
     PATIENCE = 100
     """Rows without the columns before it is clear that the columns are at fault."""
 
     def __init__(self, dataset: Dataset, quarantine: Path):
-        self.dataset = dataset
+        self.dataset, self.quality = dataset, dataset.quality
+        self.judge = _judge(dataset)
+        self.filtered: Counter[str] = Counter()
+        self.changed = 0
         self.normalise = normaliser(dataset.format, dataset.columns)
         self.rows_in = self.used = 0
         self.dropped: Counter[str] = Counter()
@@ -109,42 +118,73 @@ class _Account:
         self.file.close()
 
     def usable(
-        self, items: Iterator[Item], seen: Set[bytes] = frozenset(), reason: str = "also_in_train"
+        self,
+        items: Iterator[Item],
+        seen: Set[bytes] = frozenset(),
+        reason: str = "also_in_train",
+        *,
+        is_filtered: bool = True,
     ) -> Iterator[tuple[Row, str]]:
         """Rows of ours with their content; those whose digest is in `seen` are dropped for `reason`."""
+        rows = self._filtered(self._normalised(items)) if is_filtered and self.judge else self._normalised(items)
+        for item, row in rows:
+            shown = content(self.dataset.format, row)
+            if seen and _digest(shown) in seen:
+                self._drop(item, reason)
+                continue
+            self.used += 1
+            yield row, shown
+
+    def _normalised(self, items: Iterator[Item]) -> Iterator[tuple[Item, Row]]:
         for item in items:
             self.rows_in += 1
             try:
                 if item.row is None:
                     raise Unusable(item.reason or "empty")
                 self.columns = self.columns or tuple(item.row)
-                row = self.normalise(item.row)
-                shown = content(self.dataset.format, row)
-                if seen and _digest(shown) in seen:
-                    raise Unusable(reason)
+                yield item, self.normalise(item.row)
             except Unusable as error:
                 self._drop(item, error.reason)
-            else:
-                self.used += 1
-                yield row, shown
+
+    def _filtered(self, rows: Iterator[tuple[Item, Row]]) -> Iterator[tuple[Item, Row]]:
+        """What the quality filters leave, in the same order."""
+        assert self.quality and self.judge
+        for batch in batches(rows, size=lambda pair: len(pair[1]["text"])):
+            for (item, row), verdict in zip(batch, self.judge([row["text"] for _, row in batch]), strict=True):
+                if verdict.reason:
+                    self._write(item, {"reason": verdict.reason, "detail": verdict.detail}, self.filtered)
+                    self.filtered[verdict.reason] += 1
+                self.changed += verdict.reason is None and verdict.text != row["text"]
+                if self.quality.dry_run:
+                    yield item, row
+                elif verdict.reason is None:
+                    yield item, {"text": verdict.text}
 
     def _drop(self, item: Item, reason: str) -> None:
         place = {"reason": reason, "file": item.file, "line": item.line}
         if len(self.first) < self.FIRST:
             self.first.append(place)
-        if self.dropped.total() < self.KEPT:
-            shown = json.dumps(item.row, default=str)[:2000] if item.row is not None else None
-            self.file.write(json.dumps(place | {"row": shown}) + "\n")
+        self._write(item, {"reason": reason}, self.dropped)
         self.dropped[reason] += 1
         if self.dropped["missing_column"] == self.PATIENCE and not self.used:
             self._no_such_columns()
 
+    def _write(self, item: Item, why: dict[str, Any], counts: Counter[str]) -> None:
+        """A row that is not used, for people to look at: of each reason so many."""
+        if counts[why["reason"]] < self.KEPT:
+            shown = json.dumps(item.row, default=str)[:2000] if item.row is not None else None
+            self.file.write(json.dumps(why | {"file": item.file, "line": item.line, "row": shown}) + "\n")
+
     def check(self, train: int, holdout: int) -> None:
         """Raise DataError where too little is left to go on with."""
-        dropped = self.dropped.total()
-        assert self.rows_in == self.used + dropped == train + holdout + dropped, "a row is not accounted for"
+        dropped, filtered = self.dropped.total(), 0 if self.quality and self.quality.dry_run else self.filtered.total()
+        lost = dropped + filtered
+        assert self.rows_in == self.used + lost == train + holdout + lost, "a row is not accounted for"
         if not self.rows_in:
             raise DataError("the source has no rows at all; look at its files")
+        if filtered and not self.used and dropped <= self.dataset.max_dropped * self.rows_in:
+            counts = ", ".join(f"{reason} {count:,}" for reason, count in self.filtered.most_common())
+            raise DataError(f"quality: nothing passes the filters ({counts}); look at {self.quarantine}")
         if not self.used and self.dropped["missing_column"]:
             self._no_such_columns()
         limit = self.dataset.max_dropped
@@ -188,7 +228,16 @@ class _Account:
             "rows_used": self.used,
             "dropped": dict(sorted(self.dropped.items())),
             "first_dropped": self.first,
+            **({"filtered": dict(sorted(self.filtered.items())), "changed": self.changed} if self.judge else {}),
         }
+
+
+def _judge(dataset: Dataset) -> "Quality | None":
+    if dataset.quality is None:
+        return None
+    from pipelines.cleaning.quality import Quality  # numba takes a quarter of a second, and most data need none
+
+    return Quality(dataset.quality)
 
 
 class _Rows:

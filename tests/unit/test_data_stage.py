@@ -210,3 +210,27 @@ def test_files_without_a_header_line_are_given_one(tmp_path: Path) -> None:
     assert metrics["dropped_wrong_number_of_cells"] == 1
     with pytest.raises(DataError, match=r"column_names belongs to \.csv and \.tsv files"):
         run_data(tmp_path / "e", [numbered(tmp_path / "a.jsonl", 3)], column_names=("text",))
+
+
+def test_quality_filters_count_what_they_take_and_change(tmp_path: Path) -> None:
+    rows = [{"text": f"The old man and the {n} boats went to the river."} for n in range(700)]
+    rows[3] = {"text": "1 2 3 4 5 6 7 8 9 10"}
+    rows[600] = {"text": "Write to me@example.org about the boats and the river."}
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    quality = {"filters": [{"kind": "gopher_quality", "min_stop_words": 1}, "personal_data"]}
+    output, metrics = run_data(tmp_path / "d", [path], holdout=0.0, max_dropped=0.0, quality=quality)
+    assert (metrics["rows_in"], metrics["rows_used"], metrics["filtered"], metrics["changed"]) == (700, 699, 1, 1)
+    assert metrics["filtered_quality_gopher_quality"] == 1
+    kept = texts(output, "train")
+    assert kept[:3] == [row["text"] for row in rows[:3]] and kept[3] == rows[4]["text"]
+    assert kept[599] == "Write to someone@example.com about the boats and the river."
+    (told,) = map(json.loads, (tmp_path / "d" / "record" / "dropped.jsonl").read_text().splitlines())
+    assert (told["reason"], told["line"], told["detail"]) == ("quality_gopher_quality", 4, "words_with_letter 0 < 0.8")
+    dry, counted = run_data(tmp_path / "e", [path], holdout=0.0, quality=quality | {"dry_run": True})
+    assert texts(dry, "train") == [row["text"] for row in rows]
+    assert (counted["filtered"], counted["changed"], counted["rows_used"]) == (1, 1, 700)
+
+
+def test_filters_that_nothing_passes_stop_the_job(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nothing passes the filters \(quality_length 50\)"):
+        run_data(tmp_path / "d", [numbered(tmp_path / "a.jsonl", 50)], quality="length")

@@ -191,7 +191,7 @@ def test_languages_are_told_apart() -> None:
         (["length", "length"], "length stands there twice"),
         ([{"kind": "length", "min_words": 10, "max_words": 5}], "min_words is above max_words"),
         ("wbe", "wbe"),
-        ([], "at least 1"),
+        ([], "is empty"),
         ([{"kind": "language"}], "keep"),
     ],
 )
