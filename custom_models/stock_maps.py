@@ -2,7 +2,7 @@
 names of parameters."""
 # mypy: no-strict-optional
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,8 @@ class StockMap:
     names: Callable[[Any], list[Rename]]
     unused: tuple[str, ...] = ()
     """Settings of theirs that decide nothing of a language model."""
+    other_heads: tuple[str, ...] = ()
+    """Patterns of weights in their folders that are of other tasks, and stay behind."""
 
     @property
     def our_config(self) -> type[PreTrainedConfig]:
@@ -120,14 +122,22 @@ def _gpt2_names(config: DecoderConfig) -> list[Rename]:
 
 
 def _bert_names(config: EncoderConfig) -> list[Rename]:
+    heads = {
+        "cls.predictions.transform.dense": "head_transform.dense",
+        "cls.predictions.transform.LayerNorm": "head_transform.norm",
+        "cls.predictions.decoder": "lm_head",
+    }
+    return [Rename("cls.predictions.bias", ("lm_head.bias",)), *bert_names(config, heads)]
+
+
+def bert_names(config: EncoderConfig, heads: Mapping[str, str]) -> list[Rename]:
+    """The body of a BERT, and the modules of its `heads`, under their names there and here."""
     ours = {
         "bert.embeddings.word_embeddings": "model.embed_tokens",
         "bert.embeddings.position_embeddings": "model.embed_positions",
         "bert.embeddings.token_type_embeddings": "model.embed_segments",
         "bert.embeddings.LayerNorm": "model.embed_norm",
-        "cls.predictions.transform.dense": "head_transform.dense",
-        "cls.predictions.transform.LayerNorm": "head_transform.norm",
-        "cls.predictions.decoder": "lm_head",
+        **heads,
     }
     parts = {
         "attention.self.query": "self_attn.q_proj",
@@ -141,7 +151,7 @@ def _bert_names(config: EncoderConfig) -> list[Rename]:
     }
     for layer in range(config.num_hidden_layers):
         ours |= {f"bert.encoder.layer.{layer}.{one}": f"model.layers.{layer}.{our}" for one, our in parts.items()}
-    names = [Rename("cls.predictions.bias", ("lm_head.bias",))]
+    names = []
     for theirs, our in ours.items():
         kinds = ("weight",) if "embeddings" in theirs and "LayerNorm" not in theirs else ("weight", "bias")
         names += [Rename(f"{theirs}.{kind}", (f"{our}.{kind}",)) for kind in kinds]
@@ -218,6 +228,21 @@ _LLAMA = (
     in_training_only("dropout"),
 )
 
+BERT = (
+    *(*_COMMON, *_TIED, _NO_BUCKETS, _NO_ROPE, head_dim_by_width(), ungrouped(), no_window()),
+    *map(same, ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")),
+    *map(same, ("max_position_embeddings", "type_vocab_size")),
+    *(only("position_embedding", "learned"), only("norm", "layer_norm"), only("norm_placement", "post")),
+    *(same("norm_eps", "layer_norm_eps"), choice("feed_forward", "hidden_act", {"gelu_exact": ("gelu",)})),
+    *(only(field, True) for field in ("embedding_norm", "attention_bias", "mlp_bias")),
+    only("qk_norm", False),
+    in_training_only("dropout", "hidden_dropout_prob"),
+    same("attention_dropout", "attention_probs_dropout_prob"),
+    *(always("is_decoder", False), always("add_cross_attention", False)),
+)
+"""A BERT without its heads."""
+BERT_UNUSED = ("classifier_dropout",)
+
 MAPS: tuple[StockMap, ...] = (
     StockMap(
         DecoderForCausalLM,
@@ -290,23 +315,10 @@ MAPS: tuple[StockMap, ...] = (
         EncoderForMaskedLM,
         BertConfig,
         BertForMaskedLM,
-        (
-            *(*_COMMON, *_TIED, _NO_BUCKETS, _NO_ROPE, head_dim_by_width(), ungrouped(), no_window()),
-            *map(same, ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")),
-            *map(same, ("max_position_embeddings", "type_vocab_size")),
-            *(only("position_embedding", "learned"), only("norm", "layer_norm"), only("norm_placement", "post")),
-            *(same("norm_eps", "layer_norm_eps"), choice("feed_forward", "hidden_act", {"gelu_exact": ("gelu",)})),
-            *(only(field, True) for field in ("embedding_norm", "attention_bias", "mlp_bias")),
-            *(only(field, True) for field in ("head_transform", "head_bias")),
-            *(only("qk_norm", False), unread("pooler")),
-            *(
-                in_training_only("dropout", "hidden_dropout_prob"),
-                same("attention_dropout", "attention_probs_dropout_prob"),
-            ),
-            *(always("is_decoder", False), always("add_cross_attention", False)),
-        ),
+        (*BERT, *(only(field, True) for field in ("head_transform", "head_bias")), unread("pooler")),
         _bert_names,
-        unused=("classifier_dropout",),
+        unused=BERT_UNUSED,
+        other_heads=(r"^bert\.pooler\.", r"^cls\.seq_relationship\."),
     ),
     StockMap(
         EncoderDecoderForConditionalGeneration,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.errors import ArtifactError, KeyPath, Problem, RecipeError
 from pipelines.plan.jobs import Job, Plan
-from pipelines.recipe.base import ArtifactKind
+from pipelines.recipe.base import LANGUAGE_MODELS, ArtifactKind
 from pipelines.recipe.tree import format_path
 from pipelines.store.artifacts import Artifact, ArtifactStore, survey
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from pipelines.training.export import Exported
 
 Position = Callable[[KeyPath], tuple[str, int, int]]
+MODELS = (*LANGUAGE_MODELS, ArtifactKind.CLASSIFIER, ArtifactKind.REWARD_MODEL)
+"""What can leave."""
 
 
 def export(plan: Plan, store: ArtifactStore, position: Position, *, stage: str, to: Path, stock: bool) -> "Exported":
@@ -39,11 +41,11 @@ def export(plan: Plan, store: ArtifactStore, position: Position, *, stage: str, 
 
 
 def _finished(plan: Plan, store: ArtifactStore, position: Position, stage: str) -> tuple[Job, Artifact]:
-    jobs = [job for job in plan.named(stage) if job.config.produces == ArtifactKind.CAUSAL_LM]
+    jobs = [job for job in plan.named(stage) if job.config.produces in MODELS]
     if len(jobs) != 1:
         message = f"is {len(jobs)} stages ({', '.join(job.name for job in jobs)}); name one of them"
         key = ("stages", stage)
-        fault = message if jobs else "makes no language model that can be exported"
+        fault = message if jobs else "makes no model that can be exported"
         raise RecipeError([Problem(*position(key), format_path(key), fault)])
     artifact = survey(plan, store)[jobs[0].name].artifact
     if artifact is None:
