@@ -70,10 +70,18 @@ def from_stock(source: PreTrainedModel | Path) -> PreTrainedModel:
     config = stock.read(model.config)
     weights = to_our_names(model.state_dict(), stock.names(config))
     made = _with_weights(stock.our_model, config, weights, model)
-    kept = made.state_dict()
-    if lost := [name for name, weight in weights.items() if not torch.equal(weight, kept[name])]:
-        raise NoPlace([f"{lost[0]}: weights of its own where {stock.name} shares those of the embeddings"])
+    if "lm_head.weight" in _lost(weights, made):  # T5 1.1: its class says that the head is the embeddings
+        config.tie_word_embeddings = False
+        made = _with_weights(stock.our_model, config, weights, model)
+    if lost := _lost(weights, made):
+        raise NoPlace([f"{lost[0]}: weights of its own where {stock.name} shares those of another"])
     return made
+
+
+def _lost(weights: Mapping[str, Tensor], model: PreTrainedModel) -> list[str]:
+    """Names of weights that a model does not hold, since it shares others there."""
+    kept = model.state_dict()
+    return [name for name, weight in weights.items() if not torch.equal(weight, kept[name])]
 
 
 def _open(folder: Path) -> PreTrainedModel:

@@ -48,8 +48,11 @@ from .stock_fields import (
     rope,
     same,
     scaled_head,
+    special,
+    start_or_padding,
     ungrouped,
     unread,
+    where_said,
     windows_by_layer,
 )
 
@@ -201,7 +204,8 @@ _NO_ROPE = unread(
     "original_max_position_embeddings",
 )
 _COMMON = (
-    *map(same, ("vocab_size", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id")),
+    *map(same, ("vocab_size", "use_cache")),
+    *map(special, ("bos_token_id", "eos_token_id", "pad_token_id")),
     *(only(field, False) for field in ("scale_embeddings", "attention_output_gate")),
     *(only(field, None) for field in ("attn_logit_softcapping", "final_logit_softcapping")),
     *(in_training_only("stochastic_depth"), unread("initializer"), only("num_experts", None)),
@@ -239,9 +243,13 @@ BERT = (
     in_training_only("dropout", "hidden_dropout_prob"),
     same("attention_dropout", "attention_probs_dropout_prob"),
     *(always("is_decoder", False), always("add_cross_attention", False)),
+    where_said("position_embedding_type", "absolute"),
 )
 """A BERT without its heads."""
-BERT_UNUSED = ("classifier_dropout",)
+BERT_UNUSED = (
+    *("classifier_dropout", "directionality", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers"),
+    *("pooler_size_per_head", "pooler_type"),
+)
 
 MAPS: tuple[StockMap, ...] = (
     StockMap(
@@ -330,7 +338,7 @@ MAPS: tuple[StockMap, ...] = (
             *(same("num_encoder_layers", "num_layers"), same("num_hidden_layers", "num_decoder_layers")),
             *(same("num_attention_heads", "num_heads"), same("norm_eps", "layer_norm_epsilon")),
             *map(same, ("relative_attention_num_buckets", "relative_attention_max_distance")),
-            same("decoder_start_token_id"),
+            start_or_padding(),
             *(only("position_embedding", "relative_bias"), only("norm", "rms_norm"), only("norm_placement", "pre")),
             choice("feed_forward", "feed_forward_proj", {"relu": ("relu",), "geglu": ("gated-gelu",)}),
             *(only("attention_scaling", 1.0), only("type_vocab_size", 0), scaled_head()),
@@ -340,6 +348,9 @@ MAPS: tuple[StockMap, ...] = (
             always("is_decoder", False),
         ),
         _t5_names,
-        unused=("initializer_factor", "classifier_dropout", "dense_act_fn", "is_gated_act", "tie_word_embeddings"),
+        unused=(
+            *("initializer_factor", "classifier_dropout", "dense_act_fn", "is_gated_act", "tie_word_embeddings"),
+            *("n_positions", "output_past"),
+        ),
     ),
 )

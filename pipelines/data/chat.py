@@ -34,6 +34,7 @@ class ChatRenderer:
         self.vocab_size: int = info["vocab_size"]
         self._control = {token.content: number for number, token in tokenizer.get_added_tokens_decoder().items()}
         self.add_bos_token: bool = info["add_bos_token"]
+        self.changes_text: bool = info.get("changes_text", False)
 
     @classmethod
     def load(cls, folder: Path) -> "ChatRenderer":
