@@ -279,6 +279,11 @@ def _scored(at: KeyPath, name: str, stage: EvaluateStage, outline: Outline) -> I
             if kind and model in unfit
         )
         yield Fault((*at, "name"), f"task {name} scores {able}, but {makes}; give it an evaluate stage of its own")
+    if name not in TASKS and given(stage, "apply_chat_template") and ArtifactKind.SEQ2SEQ_LM in made.values():
+        yield Fault(
+            (*at[:2], "apply_chat_template"),
+            "encoder-decoders learn no conversations; score them in a stage without it",
+        )
     untaught = [
         model
         for model, kind in made.items()
