@@ -61,6 +61,9 @@ def export_model(source: Path, target: Path, *, stock: bool, facts: Mapping[str,
     auto_class = _auto_class(source)
     model = auto_class.from_pretrained(source, dtype=torch.float32, trust_remote_code=False).eval()
     exported = to_stock(model) if stock else model
+    if stock and exported.can_generate() and model.config.is_encoder_decoder:
+        # transformers makes a cache for as many layers as a T5's encoder has
+        exported.generation_config.use_cache = model.config.num_hidden_layers <= model.config.num_encoder_layers
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     shutil.rmtree(fresh, ignore_errors=True)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_subject import tiny_tokenizer
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel, T5ForConditionalGeneration
 
 from custom_models.stock_fields import NoPlace
 from pipelines.recipe.model import ModelConfig
@@ -108,6 +108,14 @@ def test_a_model_leaves_as_a_stock_class(
         assert config["problem_type"] == "single_label_classification"
         best = model(**inputs).logits.argmax(-1).tolist()
         assert seen["labels"] == [labels[number] for number in best]
+
+
+def test_a_t5_whose_decoder_is_deeper_writes_the_same(tmp_path: Path) -> None:
+    source, model = made(tmp_path / "stage", "t5", num_encoder_layers=1)
+    export_model(source, tmp_path / "out", stock=True, facts={})
+    theirs, ids = T5ForConditionalGeneration.from_pretrained(tmp_path / "out").eval(), torch.tensor([[9, 30, 31, 1]])
+    expected = model.generate(ids, max_new_tokens=6, do_sample=False)
+    assert torch.equal(theirs.generate(ids, max_new_tokens=6, do_sample=False), expected)
 
 
 @pytest.mark.parametrize(

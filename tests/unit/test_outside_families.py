@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_recipe import chain, fingerprints, planned, write
+from tiny_task import write_task
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
     AutoTokenizer,
@@ -295,6 +296,11 @@ def test_stages_go_on_from_a_bert_and_it_leaves_again(tmp_path: Path, monkeypatc
         more={"kind": "pretrain", "objective": "masked_lm", "model": {"path": "bert"}, "data": "tales", **TRAIN},
         mine={"model": {"path": "bert"}, "task": "classification", "data": "reviews", **FINETUNE},
         evaluate={"models": "mine", "tasks": [{"name": "classification", "data": "reviews"}]},
+        masks={
+            "kind": "evaluate",
+            "models": [{"path": "bert"}, "more"],
+            "tasks": [{"name": name, "data": "tales", "limit": 2} for name in ("masked_accuracy", "pseudo_perplexity")],
+        },
     )
     path = str(write(tmp_path, made))
     assert main(["run", path, "--store", "artifacts"]) == 0
@@ -313,9 +319,15 @@ def test_stages_go_on_from_a_t5(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         tmp_path,
         more=span,
         mine={"model": "more", "task": "seq2seq", "data": "sentences", **FINETUNE},
-        evaluate={"models": "mine", "tasks": [{"name": "seq2seq", "data": "sentences", "limit": 4}]},
+        evaluate={
+            "models": ["mine", {"path": "t5"}],
+            "tasks": [{"name": "seq2seq", "data": "sentences", "limit": 4, "max_completion_length": 8}, "mine"],
+        },
     )
+    write_task(tmp_path)
     path = str(write(tmp_path, made))
     assert main(["run", path, "--store", "artifacts"]) == 0
     assert main(["export", path, "--stage", "mine", "--to", "out"]) == 0
     assert json.loads(Path("out/config.json").read_text())["architectures"] == ["T5ForConditionalGeneration"]
+    scores = json.loads(Path("runs/tiny/report.json").read_text())["scores"]
+    assert {score["stage"] for score in scores if score["task"] == "mine"} == {"mine", "model-t5"}
