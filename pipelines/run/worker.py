@@ -121,12 +121,12 @@ def _run(task: Task, workdir: Path, rank: int) -> Metrics:
         from pipelines.training.own_models import register_own_code
 
         register_own_code(task.inputs.values())
-    _require_fitting(task)
+    require_fitting(task)
     context = StageContext(job=task.job, inputs=task.inputs, workdir=workdir, launch=task.launch)
     return _plain(stage(context))
 
 
-def _require_fitting(task: Task) -> None:
+def require_fitting(task: Task) -> None:
     """A model made elsewhere may fit the recipe that brought it in, and not this one."""
     folder = task.inputs.get("model")
     kind, kinds = kind_left(folder) if folder else None, starts_from(task.job.config)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -24,15 +25,18 @@ from custom_models import EncoderDecoderForConditionalGeneration, EncoderForMask
 from custom_models.stock_maps import MAPS
 from pipelines.cli import main
 from pipelines.data.chat import ChatRenderer
-from pipelines.errors import DataError
+from pipelines.data.noise import Vocabulary
+from pipelines.errors import ArtifactError, DataError
 from pipelines.plan.derived import ModelJob
 from pipelines.plan.jobs import Job
 from pipelines.recipe.base import ArtifactKind, OutsideModel
 from pipelines.recipe.load import find_problems
 from pipelines.recipe.outside import OURS, STOCK
 from pipelines.recipe.paths import model_files
+from pipelines.recipe.stages import SftStage
+from pipelines.run import worker
 from pipelines.stages import model
-from pipelines.stages.base import StageContext
+from pipelines.stages.base import LaunchSettings, StageContext
 from pipelines.stages.tokens import check_row, encode
 from pipelines.training.inputs import tokens_of
 
@@ -164,6 +168,15 @@ def test_a_t5_that_names_no_start_begins_with_padding(tmp_path: Path) -> None:
     assert json.loads((output / "config.json").read_text())["decoder_start_token_id"] == 0
 
 
+def test_whole_words_of_a_wordpiece_are_masked_as_one(tmp_path: Path) -> None:
+    tokens = tokens_of(brought(bert(tmp_path / "bert"), tmp_path / "work")[0])
+    known = Vocabulary.of(tokens.tokenizer, tokens.vocab_size, [])
+    ids = np.array(tokens.tokenizer("the miller went well.")["input_ids"])
+    pieces = ["[CLS]", "the", "mill", "##er", "went", "well", ".", "[SEP]"]
+    assert tokens.tokenizer.convert_ids_to_tokens(ids.tolist()) == pieces
+    assert known.word_numbers(ids, np.zeros(len(ids))).tolist() == [0, 1, 2, 2, 3, 4, 5, 6]
+
+
 def test_text_that_a_tokenizer_changes_is_no_fault_of_the_rows(tmp_path: Path) -> None:
     output, _ = brought(bert(tmp_path / "bert"), tmp_path / "work")
     renderer = ChatRenderer.load(output)
@@ -204,6 +217,17 @@ def test_a_model_that_does_not_fit_is_refused_when_it_comes(tmp_path: Path) -> N
     brought(folder, tmp_path / "fits", finetune=(ArtifactKind.CAUSAL_LM, ArtifactKind.MASKED_LM))
     with pytest.raises(DataError, match="is BertForMaskedLM, a masked LM, and stage 'sft' starts from a causal LM"):
         brought(folder, tmp_path / "work", sft=(ArtifactKind.CAUSAL_LM,))
+
+
+def test_a_model_that_fitted_another_recipe_is_refused_by_the_worker(tmp_path: Path) -> None:
+    output, _ = brought(bert(tmp_path / "bert"), tmp_path / "work")
+    two = stages(tmp_path, mine={"model": {"path": "bert"}, "task": "classification", "data": "reviews", **FINETUNE})
+    fitting = planned(tmp_path, two).by_name["mine"]
+    worker.require_fitting(worker.Task(fitting, {"model": output}, LaunchSettings()))
+    sft = SftStage.model_validate_json(json.dumps({"kind": "sft", "model": "model-bert", "data": "chats", **TRAIN}))
+    wrong = worker.Task(fitting.model_copy(update={"config": sft}), {"model": output}, LaunchSettings())
+    with pytest.raises(ArtifactError, match="'model-bert' is a masked LM, and stage 'mine' starts from a causal LM"):
+        worker.require_fitting(wrong)
 
 
 def stages(tmp_path: Path, **stages: Any) -> dict[str, Any]:
