@@ -21,7 +21,8 @@ from transformers.utils.logging import disable_progress_bar
 from custom_models.stock import left_out, to_stock
 from pipelines.errors import ArtifactError
 from pipelines.store.durable import sync_tree, write_json
-from pipelines.training.inputs import tokens_of
+from pipelines.training.adapters import CONFIG
+from pipelines.training.inputs import pretrained, tokens_of, trained_reward_model
 from pipelines.training.own_models import register_own_code
 from pipelines.training.saving import TOKENIZER_FILES
 from pipelines.training.starts import save_marks
@@ -50,16 +51,19 @@ class Exported:
     """Settings of training that the class does not know, as `field: value`."""
 
 
-def export_model(source: Path, target: Path, *, stock: bool, facts: Mapping[str, Any]) -> Exported:
-    """Write the model in the folder `source` to `target`, whole or not at all, and read it back.
+def export_model(
+    source: Path, target: Path, *, stock: bool, facts: Mapping[str, Any], base: Path | None = None
+) -> Exported:
+    """Write the model in the folder `source` to `target`, whole or not at all, and read it back. An adapter is merged
+    into the language model in `base`.
 
     With `stock` in the class of transformers that fits: NoPlace, with what is in the way, where none does. `facts` say
     whose it is. ArtifactError where `target` holds anything that no export wrote."""
     disable_progress_bar()
     require_replaceable(target)
-    register_own_code([source])
-    auto_class = _auto_class(source)
-    model = auto_class.from_pretrained(source, dtype=torch.float32, trust_remote_code=False).eval()
+    register_own_code([base or source])
+    model = _opened(source, base).eval()
+    auto_class = _auto_class(type(model).__name__)
     exported = to_stock(model) if stock else model
     if stock and exported.can_generate() and model.config.is_encoder_decoder:
         # transformers makes a cache for as many layers as a T5's encoder has
@@ -102,8 +106,17 @@ def require_replaceable(target: Path) -> None:
         )
 
 
-def _auto_class(source: Path) -> Any:
-    name = json.loads((source / "config.json").read_text(encoding="utf-8"))["architectures"][0]
+def _opened(source: Path, base: Path | None) -> PreTrainedModel:
+    if base is None:
+        name = json.loads((source / "config.json").read_text(encoding="utf-8"))["architectures"][0]
+        model: PreTrainedModel = _auto_class(name).from_pretrained(source, dtype=torch.float32, trust_remote_code=False)
+        return model
+    if json.loads((source / CONFIG).read_text(encoding="utf-8"))["task_type"] == "SEQ_CLS":
+        return trained_reward_model(source, base)
+    return pretrained(AutoModelForCausalLM, source, tokens_of(source), base=base)
+
+
+def _auto_class(name: str) -> Any:
     return next(auto for ending, auto in AUTO_CLASSES.items() if name.endswith(ending))
 
 

@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from tiny_recipe import chain, write
 from tiny_subject import tiny_tokenizer
 from transformers import AutoTokenizer, PreTrainedModel, T5ForConditionalGeneration
 
 from custom_models.stock_fields import NoPlace
+from pipelines.cli import main
 from pipelines.recipe.model import ModelConfig
 from pipelines.training.export import export_model
 from pipelines.training.inputs import fresh_model, tokens_of
@@ -108,6 +111,30 @@ def test_a_model_leaves_as_a_stock_class(
         assert config["problem_type"] == "single_label_classification"
         best = model(**inputs).logits.argmax(-1).tolist()
         assert seen["labels"] == [labels[number] for number in best]
+
+
+def test_an_adapter_leaves_merged_and_a_reward_model_as_a_classifier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = chain()
+    recipe["data"] = {name: recipe["data"][name] | {"limit": 8} for name in ("chats", "pairs")} | {
+        name: recipe["data"][name] for name in ("tales", "more")
+    }
+    recipe["stages"] = {name: recipe["stages"][name] for name in ("tokenizer", "pretrain", "sft", "reward")}
+    for stage in ("sft", "reward"):
+        recipe["stages"][stage] |= {"max_dropped": 1.0, "overlong": "truncate"}
+    recipe["stages"]["sft"]["peft"] = {"r": 2}
+    path = str(write(tmp_path, recipe))
+    assert main(["run", path, "--store", "artifacts"]) == 0
+    for stage, name in (("sft", "LlamaForCausalLM"), ("reward", "LlamaForSequenceClassification")):
+        assert main(["export", path, "--stage", stage, "--to", stage, "--store", "artifacts"]) == 0
+        assert json.loads(Path(stage, "config.json").read_text())["architectures"] == [name]
+    (base,) = Path("artifacts").glob("pretrain-*/output/model.safetensors")
+    before, after = load_file(base), load_file("sft/model.safetensors")
+    assert set(before) == set(after)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert not torch.equal(before[name], after[name]), "what the adapter learnt is in the weights"
 
 
 def test_a_t5_whose_decoder_is_deeper_writes_the_same(tmp_path: Path) -> None:
