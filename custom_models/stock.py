@@ -4,7 +4,8 @@ are. The maps are in `stock_maps`."""
 
 import copy
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,19 +17,21 @@ from transformers.initialization import no_init_weights
 from .decoder import DecoderForCausalLM
 from .encoder import EncoderForMaskedLM
 from .encoder_decoder import EncoderDecoderForConditionalGeneration
+from .stock_classifiers import CLASSIFIERS
 from .stock_fields import NoPlace, Rename
 from .stock_maps import MAPS, StockMap
 
 OURS = (DecoderForCausalLM, EncoderForMaskedLM, EncoderDecoderForConditionalGeneration)
-"""What has maps."""
+"""Language models that have maps."""
 Model = TypeVar("Model", bound=PreTrainedModel)
 
 
-def obstacles(config: PreTrainedConfig) -> dict[str, list[str]]:
-    """Class of transformers -> `field: value has no place in it` for all that is in the way; [] where nothing is."""
+def obstacles(config: PreTrainedConfig, our_models: Collection[type[PreTrainedModel]] = OURS) -> dict[str, list[str]]:
+    """Class of transformers -> `field: value has no place in it` for all that is in the way; [] where nothing is.
+    Those of language models are looked at, or those that stand for one of `our_models`."""
     found: dict[str, list[str]] = {}
-    for stock in MAPS:
-        if stock.our_config is not type(config):
+    for stock in (*MAPS, *CLASSIFIERS):
+        if stock.our_config is not type(config) or stock.our_model not in our_models:
             continue
         reasons = []
         try:
@@ -43,11 +46,13 @@ def to_stock(model: PreTrainedModel, name: str | None = None) -> PreTrainedModel
     """The same model as a class of transformers, the first that fits or the one named; it shares no weights.
 
     NoPlace where none fits, with what is in the way of the class that comes closest."""
-    found = obstacles(model.config)
+    found = obstacles(model.config, (type(model),))
+    if not found:
+        raise NoPlace([f"class: {type(model).__name__} has no like in transformers"])
     name = name or min(found, key=lambda one: len(found[one]))
     if found[name]:
         raise NoPlace(found[name])
-    stock = next(one for one in MAPS if one.name == name)
+    stock = _map_of(name)
     config = stock.config_class(**stock.settings(model.config), dtype=model.dtype)
     weights = to_their_names(model.state_dict(), stock.names(model.config))
     return _with_weights(stock.model_class, config, weights, model)
@@ -64,7 +69,19 @@ def from_stock(source: PreTrainedModel | Path) -> PreTrainedModel:
     stock = _map_of(type(model).__name__)
     config = stock.read(model.config)
     weights = to_our_names(model.state_dict(), stock.names(config))
-    return _with_weights(stock.our_model, config, weights, model)
+    made = _with_weights(stock.our_model, config, weights, model)
+    if "lm_head.weight" in _lost(weights, made):  # T5 1.1: its class says that the head is the embeddings
+        config.tie_word_embeddings = False
+        made = _with_weights(stock.our_model, config, weights, model)
+    if lost := _lost(weights, made):
+        raise NoPlace([f"{lost[0]}: weights of its own where {stock.name} shares those of another"])
+    return made
+
+
+def _lost(weights: Mapping[str, Tensor], model: PreTrainedModel) -> list[str]:
+    """Names of weights that a model does not hold, since it shares others there."""
+    kept = model.state_dict()
+    return [name for name, weight in weights.items() if not torch.equal(weight, kept[name])]
 
 
 def _open(folder: Path) -> PreTrainedModel:
@@ -78,6 +95,9 @@ def _open(folder: Path) -> PreTrainedModel:
     model, loading = model_class.from_pretrained(
         folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
     )
+    if model_class not in OURS:
+        others = re.compile("|".join(_map_of(name).other_heads) or "$^")
+        loading["unexpected_keys"] = [key for key in loading["unexpected_keys"] if not others.search(key)]
     if odd := {kind: sorted(map(str, keys))[:3] for kind, keys in loading.items() if keys}:
         raise NoPlace(f"{kind.replace('_', ' ')}: {', '.join(keys)}" for kind, keys in odd.items())
     return model
@@ -127,7 +147,7 @@ def _with_weights(
 
 
 def _map_of(name: str) -> StockMap:
-    for stock in MAPS:
+    for stock in (*MAPS, *CLASSIFIERS):
         if stock.name == name:
             return stock
     raise NoPlace([f"{name} (there are maps for {', '.join(stock.name for stock in MAPS)})"])

@@ -64,6 +64,16 @@ def same(our: str, their: str | None = None) -> Part:
     )
 
 
+def special(name: str) -> Part:
+    """A token's id; some of their classes lack the field (T5 has no bos)."""
+    return Part(
+        (name,),
+        (name,),
+        write=lambda config: {name: getattr(config, name)},
+        read=lambda config: {name: getattr(config, name, None)},
+    )
+
+
 def choice(our: str, their: str, names: Mapping[str, tuple[str, ...]]) -> Part:
     """One setting whose values have other names there; of several names the first is written."""
 
@@ -91,6 +101,26 @@ def only(our: str, value: Any) -> Part:
 def always(their: str, value: Any) -> Part:
     """What our blocks always are, in their words."""
     return Part((), (their,), write=lambda config: {their: value}, read=lambda config: _require(config, their, value))
+
+
+def where_said(their: str, value: Any) -> Part:
+    """A setting that old folders have and their class no longer reads."""
+
+    def read(config: PreTrainedConfig) -> Values:
+        return _require(config, their, value) if hasattr(config, their) else {}
+
+    return Part((), (their,), write=lambda config: {}, read=read)
+
+
+def start_or_padding() -> Part:
+    """The decoder's first input, which is padding where a folder does not say it, as T5's own are."""
+
+    def read(config: PreTrainedConfig) -> Values:
+        start = getattr(config, "decoder_start_token_id", None)
+        return {"decoder_start_token_id": config.pad_token_id if start is None else start}
+
+    name = "decoder_start_token_id"
+    return Part((name,), (name,), write=lambda config: {name: getattr(config, name)}, read=read)
 
 
 def unread(*ours: str) -> Part:

@@ -2,7 +2,7 @@
 names of parameters."""
 # mypy: no-strict-optional
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,8 +48,11 @@ from .stock_fields import (
     rope,
     same,
     scaled_head,
+    special,
+    start_or_padding,
     ungrouped,
     unread,
+    where_said,
     windows_by_layer,
 )
 
@@ -65,6 +68,8 @@ class StockMap:
     names: Callable[[Any], list[Rename]]
     unused: tuple[str, ...] = ()
     """Settings of theirs that decide nothing of a language model."""
+    other_heads: tuple[str, ...] = ()
+    """Patterns of weights in their folders that are of other tasks, and stay behind."""
 
     @property
     def our_config(self) -> type[PreTrainedConfig]:
@@ -120,14 +125,22 @@ def _gpt2_names(config: DecoderConfig) -> list[Rename]:
 
 
 def _bert_names(config: EncoderConfig) -> list[Rename]:
+    heads = {
+        "cls.predictions.transform.dense": "head_transform.dense",
+        "cls.predictions.transform.LayerNorm": "head_transform.norm",
+        "cls.predictions.decoder": "lm_head",
+    }
+    return [Rename("cls.predictions.bias", ("lm_head.bias",)), *bert_names(config, heads)]
+
+
+def bert_names(config: EncoderConfig, heads: Mapping[str, str]) -> list[Rename]:
+    """The body of a BERT, and the modules of its `heads`, under their names there and here."""
     ours = {
         "bert.embeddings.word_embeddings": "model.embed_tokens",
         "bert.embeddings.position_embeddings": "model.embed_positions",
         "bert.embeddings.token_type_embeddings": "model.embed_segments",
         "bert.embeddings.LayerNorm": "model.embed_norm",
-        "cls.predictions.transform.dense": "head_transform.dense",
-        "cls.predictions.transform.LayerNorm": "head_transform.norm",
-        "cls.predictions.decoder": "lm_head",
+        **heads,
     }
     parts = {
         "attention.self.query": "self_attn.q_proj",
@@ -141,7 +154,7 @@ def _bert_names(config: EncoderConfig) -> list[Rename]:
     }
     for layer in range(config.num_hidden_layers):
         ours |= {f"bert.encoder.layer.{layer}.{one}": f"model.layers.{layer}.{our}" for one, our in parts.items()}
-    names = [Rename("cls.predictions.bias", ("lm_head.bias",))]
+    names = []
     for theirs, our in ours.items():
         kinds = ("weight",) if "embeddings" in theirs and "LayerNorm" not in theirs else ("weight", "bias")
         names += [Rename(f"{theirs}.{kind}", (f"{our}.{kind}",)) for kind in kinds]
@@ -191,7 +204,8 @@ _NO_ROPE = unread(
     "original_max_position_embeddings",
 )
 _COMMON = (
-    *map(same, ("vocab_size", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id")),
+    *map(same, ("vocab_size", "use_cache")),
+    *map(special, ("bos_token_id", "eos_token_id", "pad_token_id")),
     *(only(field, False) for field in ("scale_embeddings", "attention_output_gate")),
     *(only(field, None) for field in ("attn_logit_softcapping", "final_logit_softcapping")),
     *(in_training_only("stochastic_depth"), unread("initializer"), only("num_experts", None)),
@@ -216,6 +230,25 @@ _LLAMA = (
     *_ROTARY,
     *(same("head_dim"), rope(), only("norm", "rms_norm"), same("norm_eps", "rms_norm_eps")),
     in_training_only("dropout"),
+)
+
+BERT = (
+    *(*_COMMON, *_TIED, _NO_BUCKETS, _NO_ROPE, head_dim_by_width(), ungrouped(), no_window()),
+    *map(same, ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")),
+    *map(same, ("max_position_embeddings", "type_vocab_size")),
+    *(only("position_embedding", "learned"), only("norm", "layer_norm"), only("norm_placement", "post")),
+    *(same("norm_eps", "layer_norm_eps"), choice("feed_forward", "hidden_act", {"gelu_exact": ("gelu",)})),
+    *(only(field, True) for field in ("embedding_norm", "attention_bias", "mlp_bias")),
+    only("qk_norm", False),
+    in_training_only("dropout", "hidden_dropout_prob"),
+    same("attention_dropout", "attention_probs_dropout_prob"),
+    *(always("is_decoder", False), always("add_cross_attention", False)),
+    where_said("position_embedding_type", "absolute"),
+)
+"""A BERT without its heads."""
+BERT_UNUSED = (
+    *("classifier_dropout", "directionality", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers"),
+    *("pooler_size_per_head", "pooler_type"),
 )
 
 MAPS: tuple[StockMap, ...] = (
@@ -291,22 +324,13 @@ MAPS: tuple[StockMap, ...] = (
         BertConfig,
         BertForMaskedLM,
         (
-            *(*_COMMON, *_TIED, _NO_BUCKETS, _NO_ROPE, head_dim_by_width(), ungrouped(), no_window()),
-            *map(same, ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")),
-            *map(same, ("max_position_embeddings", "type_vocab_size")),
-            *(only("position_embedding", "learned"), only("norm", "layer_norm"), only("norm_placement", "post")),
-            *(same("norm_eps", "layer_norm_eps"), choice("feed_forward", "hidden_act", {"gelu_exact": ("gelu",)})),
-            *(only(field, True) for field in ("embedding_norm", "attention_bias", "mlp_bias")),
+            *BERT,
             *(only(field, True) for field in ("head_transform", "head_bias")),
-            *(only("qk_norm", False), unread("pooler", "classifier_pooling")),
-            *(
-                in_training_only("dropout", "hidden_dropout_prob"),
-                same("attention_dropout", "attention_probs_dropout_prob"),
-            ),
-            *(always("is_decoder", False), always("add_cross_attention", False)),
+            unread("pooler", "classifier_pooling"),
         ),
         _bert_names,
-        unused=("classifier_dropout",),
+        unused=BERT_UNUSED,
+        other_heads=(r"^bert\.pooler\.", r"^cls\.seq_relationship\."),
     ),
     StockMap(
         EncoderDecoderForConditionalGeneration,
@@ -318,7 +342,7 @@ MAPS: tuple[StockMap, ...] = (
             *(same("num_encoder_layers", "num_layers"), same("num_hidden_layers", "num_decoder_layers")),
             *(same("num_attention_heads", "num_heads"), same("norm_eps", "layer_norm_epsilon")),
             *map(same, ("relative_attention_num_buckets", "relative_attention_max_distance")),
-            same("decoder_start_token_id"),
+            start_or_padding(),
             *(only("position_embedding", "relative_bias"), only("norm", "rms_norm"), only("norm_placement", "pre")),
             choice("feed_forward", "feed_forward_proj", {"relu": ("relu",), "geglu": ("gated-gelu",)}),
             *(only("attention_scaling", 1.0), only("type_vocab_size", 0), scaled_head()),
@@ -328,6 +352,9 @@ MAPS: tuple[StockMap, ...] = (
             always("is_decoder", False),
         ),
         _t5_names,
-        unused=("initializer_factor", "classifier_dropout", "dense_act_fn", "is_gated_act", "tie_word_embeddings"),
+        unused=(
+            *("initializer_factor", "classifier_dropout", "dense_act_fn", "is_gated_act", "tie_word_embeddings"),
+            *("n_positions", "output_past"),
+        ),
     ),
 )

@@ -39,6 +39,7 @@ class ChatRenderer:
         self.vocab_size: int = info["vocab_size"]
         self._control = {token.content: number for number, token in tokenizer.get_added_tokens_decoder().items()}
         self.add_bos_token: bool = info["add_bos_token"]
+        self.changes_text: bool = info.get("changes_text", False)
         self._fast: FastBpe | None = None
         self._is_fast: bool | None = None
         """Whether the faster engine gives the same ids; found out with the first batch that is worth it."""

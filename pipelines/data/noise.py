@@ -74,7 +74,8 @@ class Vocabulary:
         is_special = np.zeros(vocab_size, bool)
         is_special[[*tokenizer.all_special_ids, *added, *special_ids]] = True
         names: Any = tokenizer.convert_ids_to_tokens(list(range(vocab_size)))
-        texts = [tokenizer.convert_tokens_to_string([name or ""]) for name in names]
+        # After a letter, since WordPiece and Unigram say of a word's first piece only there that a space is before it.
+        texts = [tokenizer.convert_tokens_to_string(["a", name or ""])[1:] for name in names]
         return cls(
             is_special=is_special,
             begins_with_space=np.array([text[:1].isspace() for text in texts]),

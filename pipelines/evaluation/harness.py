@@ -5,12 +5,12 @@ import logging
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import lm_eval.api.task
 from jinja2 import TemplateError
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import TemplateLM
+from lm_eval.api.model import LM, TemplateLM
 from lm_eval.api.task import Task
 from lm_eval.evaluator import evaluate
 from tqdm import tqdm
@@ -90,22 +90,22 @@ class SubjectLM(TemplateLM):
         answers: list[str] = [""] * len(requests)
         groups: dict[int, list[int]] = {}
         for number, request in enumerate(requests):
-            groups.setdefault(_new_tokens(request.args[1], self.subject.max_length), []).append(number)
+            groups.setdefault(new_tokens(request.args[1], self.subject.max_length), []).append(number)
         for most, numbers in groups.items():
             prompts = [self.tok_encode(requests[number].args[0]) for number in numbers]
             for number, ids in zip(numbers, self.subject.complete(prompts, max_new_tokens=most), strict=True):
-                answers[number] = _before(self.subject.decode(ids), requests[number].args[1].get("until") or [])
+                answers[number] = before_stops(self.subject.decode(ids), requests[number].args[1].get("until") or [])
         return answers
 
 
-def _new_tokens(settings: Mapping[str, Any], max_length: int) -> int:
+def new_tokens(settings: Mapping[str, Any], max_length: int) -> int:
     """As many as the task says, or lm-eval's own 256, which a short model could not hold beside a prompt."""
     if settings.get("do_sample") or settings.get("temperature"):
         raise DataError("this task asks for sampled answers; benchmarks are answered greedily here (do_sample: false)")
     return int(settings.get("max_gen_toks") or settings.get("max_new_tokens") or min(256, max_length // 2))
 
 
-def _before(text: str, until: list[str] | str) -> str:
+def before_stops(text: str, until: list[str] | str) -> str:
     """What comes before the first stop string."""
     for stop in [until] if isinstance(until, str) else until:
         if stop:
@@ -113,10 +113,23 @@ def _before(text: str, until: list[str] | str) -> str:
     return text
 
 
+class Scored(Protocol):
+    """What a row of scores says of the model beside them."""
+
+    truncated: int
+
+    @property
+    def template_digest(self) -> str | None: ...
+
+    @property
+    def settings(self) -> dict[str, Any]: ...
+
+
 def score_task(
-    subject: Subject, config: TaskConfig, files: Mapping[str, str], scratch: Path, *, apply_chat_template: bool
+    subject: Scored, config: TaskConfig, files: Mapping[str, str], scratch: Path, *, apply_chat_template: bool
 ) -> list[dict[str, Any]]:
-    """One row per metric. `files` are the job's local files; a name that is none of them is one of lm-eval's own."""
+    """One row per metric. `subject` is a Subject, or a model that lm-eval asks by itself. `files` are the job's local
+    files; a name that is none of them is one of lm-eval's own."""
     path = next((Path(file) for file in files if file.endswith(f"/tasks/{config.name}.yaml")), None)
     with _quiet():
         if path:
@@ -146,10 +159,10 @@ def score_task(
     ]
 
 
-def _evaluate(subject: Subject, config: TaskConfig, task: Task, chat: bool) -> Mapping[str, Any]:
+def _evaluate(subject: Scored, config: TaskConfig, task: Task, chat: bool) -> Mapping[str, Any]:
     try:
         return evaluate(
-            lm=SubjectLM(subject),
+            lm=subject if isinstance(subject, LM) else SubjectLM(cast(Subject, subject)),
             task_dict={"tasks": {config.name: task}},
             limit=config.limit,
             bootstrap_iters=BOOTSTRAPS,

@@ -1,10 +1,13 @@
 """What a recipe implies without naming it a stage: its data, their tokens, and models made elsewhere."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import Field
 
 from pipelines.recipe.base import ArtifactKind, OutsideModel
 from pipelines.recipe.data import Dataset, Format
+from pipelines.recipe.kinds import starts_from
 from pipelines.recipe.root import Recipe
 from pipelines.recipe.stages import StageConfig
 
@@ -34,6 +37,11 @@ class ModelJob(StageConfig):
     produces = ArtifactKind.CAUSAL_LM
     kind: Literal["model"] = "model"
     model: OutsideModel
+    uses: dict[str, tuple[ArtifactKind, ...]] = Field(default_factory=dict)
+    """Stage -> what it can start from; decides nothing of the model, but it is refused where it does not fit."""
+
+    def meaning(self) -> dict[str, Any]:
+        return {name: value for name, value in super().meaning().items() if name != "uses"}
 
 
 def outside_models(recipe: Recipe) -> Iterator[OutsideModel]:
@@ -45,6 +53,11 @@ def outside_models(recipe: Recipe) -> Iterator[OutsideModel]:
 def first_user(recipe: Recipe, model: OutsideModel) -> str:
     """The first stage that names a model made elsewhere."""
     return next(name for name in recipe.stages if model in _sources(recipe, name))
+
+
+def uses_of(recipe: Recipe, model: OutsideModel) -> dict[str, tuple[ArtifactKind, ...]]:
+    """The stages that start from a model made elsewhere, and what each of them can start from."""
+    return {name: starts_from(stage) for name, stage in recipe.stages.items() if model in _sources(recipe, name)}
 
 
 def starts_outside(recipe: Recipe, name: Source | None) -> bool:

@@ -5,7 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import KeyPath, Problem, RecipeError
-from pipelines.plan.derived import DataJob, ModelJob, Source, TokensJob, first_user, outside_models, starts_outside
+from pipelines.plan.derived import (
+    DataJob,
+    ModelJob,
+    Source,
+    TokensJob,
+    first_user,
+    outside_models,
+    starts_outside,
+    uses_of,
+)
 from pipelines.plan.jobs import Input, Job, Plan
 from pipelines.plan.pins import Pins, model_key
 from pipelines.recipe.base import OutsideModel
@@ -227,7 +236,7 @@ class _Planner:
                 self._note(key, f"the commit of '{model}' is not pinned yet; `make data` pins it")
             else:
                 model = model.model_copy(update={"revision": pinned["revision"]})
-        return self._add(source.job, source.job, ModelJob(model=model), {}, files)
+        return self._add(source.job, source.job, ModelJob(model=model, uses=uses_of(self.recipe, source)), {}, files)
 
     def _tokens(self, dataset: str, tokenizer: Source) -> Job:
         made_by = self._source(tokenizer)

@@ -67,6 +67,18 @@ class ArtifactKind(StrEnum):
     SCORES = "scores"
 
 
+MAKES = {
+    ArtifactKind.TOKENIZER: "a tokenizer",
+    ArtifactKind.CAUSAL_LM: "a causal LM",
+    ArtifactKind.MASKED_LM: "a masked LM",
+    ArtifactKind.SEQ2SEQ_LM: "an encoder-decoder",
+    ArtifactKind.CLASSIFIER: "a classifier",
+    ArtifactKind.REWARD_MODEL: "a reward model",
+    ArtifactKind.SCORES: "scores",
+}
+"""What a stage makes, in words."""
+
+
 @dataclass(frozen=True)
 class Consumes:
     """Marks a field that names an upstream stage (or several), and says what that stage must make: one of `kinds`."""
@@ -89,7 +101,7 @@ class LocalFile:
 
 
 class OutsideModel(Section):
-    """A language model made elsewhere, in safetensors and without code, with its tokenizer."""
+    """A language model made elsewhere, in safetensors, with its tokenizer; no code of its own is run."""
 
     hub: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
     """A model of the Hugging Face Hub: `org/name`. `make data` pins its commit in `<recipe>.lock`."""
@@ -97,6 +109,9 @@ class OutsideModel(Section):
     """Commit of a Hub model, 40 hex digits; taken from `<recipe>.lock` unless written here."""
     path: Annotated[str | None, LocalFile()] = None
     """A folder, relative to the recipe."""
+    ignore_remote_code: bool = False
+    """It brings code of its own, which is never run: read its weights without, as the class of transformers that its
+    config names. Without this word such a model is refused."""
 
     def faults(self) -> Iterator[str]:
         if (self.hub is None) == (self.path is None):

@@ -49,8 +49,8 @@ TASKS: Mapping[str, TaskKind] = {
     "minimal_pairs": TaskKind((ArtifactKind.MASKED_LM,), None, ("file",)),
     "embeddings": TaskKind((ArtifactKind.CAUSAL_LM,), None, ("words", "pairs", "analogies")),
 }
-"""Our own tasks; every other name is one of recipes/tasks or of lm-eval, for causal LMs."""
-OTHER_TASK = TaskKind((ArtifactKind.CAUSAL_LM,), None, ("num_fewshot",))
+"""Our own tasks; every other name is one of recipes/tasks or of lm-eval, for what writes text."""
+OTHER_TASK = TaskKind(_GENERATES, None, ("num_fewshot",))
 
 
 def task_kind(name: str) -> TaskKind:

@@ -1,11 +1,9 @@
-"""What the stages of a recipe make, where it depends on more than their kind: objectives, tasks, architectures."""
+"""What stages make and start from, where it depends on more than their kind: objectives, tasks, architectures."""
 
-from collections.abc import Mapping
-
-from pipelines.recipe.base import ArtifactKind, OutsideModel
+from pipelines.recipe.base import LANGUAGE_MODELS, ArtifactKind, Consumes, OutsideModel
+from pipelines.recipe.evaluation import EvaluateStage, task_kind
 from pipelines.recipe.finetune import FinetuneStage
-from pipelines.recipe.model import ModelConfig
-from pipelines.recipe.own_model import OwnModel
+from pipelines.recipe.outline import Outline
 from pipelines.recipe.stages import PretrainStage
 from pipelines.recipe.training import FromModelStage, StageConfig
 
@@ -15,6 +13,10 @@ BY_OBJECTIVE = {
     "masked_lm": ArtifactKind.MASKED_LM,
     "span_corruption": ArtifactKind.SEQ2SEQ_LM,
 }
+BY_TASK = {
+    "classification": (ArtifactKind.CAUSAL_LM, ArtifactKind.MASKED_LM),
+    "seq2seq": (ArtifactKind.CAUSAL_LM, ArtifactKind.SEQ2SEQ_LM),
+}
 ARCHITECTURES = {
     "decoder": ArtifactKind.CAUSAL_LM,
     "encoder": ArtifactKind.MASKED_LM,
@@ -23,38 +25,47 @@ ARCHITECTURES = {
 """What pretraining makes of each."""
 
 
-def made_by(
-    name: object, stages: Mapping[str, StageConfig], model: ModelConfig | OwnModel | None, seen: tuple[object, ...] = ()
-) -> ArtifactKind | None:
-    """What a stage of this name makes; None where there is none, or what it says of that is no good."""
-    stage = stages.get(name) if isinstance(name, str) and name not in seen else None
+def made_by(name: object, outline: Outline, seen: tuple[object, ...] = ()) -> ArtifactKind | None:
+    """What a stage of this name makes, or a model made elsewhere is; None where there is none, or what it says of that
+    is no good or not here."""
+    if isinstance(name, OutsideModel):
+        return outline.kind_of(name)
+    stage = outline.stages.get(name) if isinstance(name, str) and name not in seen else None
     if isinstance(stage, PretrainStage):
         return BY_OBJECTIVE.get(stage.__dict__.get("objective", ""))
     if isinstance(stage, FinetuneStage) and stage.__dict__.get("task") != "classification":
         if "task" not in stage.__dict__ or "model" not in stage.__dict__:
             return None
-        if isinstance(stage.model, OutsideModel):
-            return ArtifactKind.CAUSAL_LM
         if stage.model is not None:
-            return made_by(stage.model, stages, model, (*seen, name))
-        return None if model is None else ARCHITECTURES.get(model.__dict__.get("architecture", ""))
+            return made_by(stage.model, outline, (*seen, name))
+        return None if outline.model is None else ARCHITECTURES.get(outline.model.__dict__.get("architecture", ""))
     return stage.produces if stage is not None else None
 
 
-def architecture_of(
-    stage: StageConfig,
-    stages: Mapping[str, StageConfig],
-    model: ModelConfig | OwnModel | None,
-    seen: tuple[object, ...] = (),
-) -> str | None:
+def architecture_of(stage: StageConfig, outline: Outline, seen: tuple[object, ...] = ()) -> str | None:
     """Of the transformer that a stage trains; None where it is not known."""
     if not isinstance(stage, PretrainStage | FromModelStage) or "model" not in stage.__dict__:
         return None
     if stage.model is None:
-        return None if model is None else model.__dict__.get("architecture")
+        return None if outline.model is None else outline.model.__dict__.get("architecture")
     if isinstance(stage.model, OutsideModel):
-        return "decoder"
-    parent = stages.get(stage.model)
+        kind = outline.kind_of(stage.model)
+        return next((name for name, made in ARCHITECTURES.items() if made == kind), None)
+    parent = outline.stages.get(stage.model)
     if parent is None or stage.model in seen:
         return None
-    return architecture_of(parent, stages, model, (*seen, stage.model))
+    return architecture_of(parent, outline, (*seen, stage.model))
+
+
+def starts_from(stage: object) -> tuple[ArtifactKind, ...]:
+    """What the model may be that a stage starts from, or scores."""
+    if isinstance(stage, PretrainStage):
+        return (BY_OBJECTIVE[stage.objective],)
+    if isinstance(stage, FinetuneStage):
+        return BY_TASK[stage.task]
+    if isinstance(stage, EvaluateStage):
+        able = [task_kind(task.name).models for task in stage.tasks]
+        return tuple(kind for kind in ArtifactKind if all(kind in kinds for kinds in able))
+    if isinstance(stage, FromModelStage):
+        return next(consumes.kinds for field, consumes in type(stage).marked(Consumes) if field == "model")
+    return LANGUAGE_MODELS

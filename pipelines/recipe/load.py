@@ -86,6 +86,7 @@ def _load(path: Path, overrides: Sequence[str], launch: str | None) -> tuple[Loa
         problems += findings.problems
         tree = findings.tree
         outline = outline_of(tree, stage_names, findings.broken)
+    outline = replace(outline, folder=path.resolve().parent)
     problems += [_locate(fault, tree) for fault in find_wrong_references(outline, path)]
     problems = _tidy(problems)
     return (None if problems or recipe is None else LoadedRecipe(recipe, path, tree)), problems

@@ -64,7 +64,7 @@ def _own_model(model: OwnModel, recipe_path: Path) -> Iterator[Fault]:
 
 def _architecture(at: KeyPath, stage: PretrainStage | FinetuneStage, outline: Outline) -> Iterator[Fault]:
     """Whether the objective, or the task, is one for the transformer that is trained."""
-    architecture = architecture_of(stage, outline.stages, outline.model)
+    architecture = architecture_of(stage, outline)
     if architecture is None:
         return
     if isinstance(stage, PretrainStage):

@@ -2,15 +2,17 @@
 
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, ValidationError
 
 from pipelines.errors import KeyPath
-from pipelines.recipe.base import Reads, Section
+from pipelines.recipe.base import ArtifactKind, OutsideModel, Reads, Section
 from pipelines.recipe.data import BUILTIN, Dataset
 from pipelines.recipe.launch import Launch
 from pipelines.recipe.model import ModelConfig
+from pipelines.recipe.outside import kind_of
 from pipelines.recipe.own_model import OwnModel
 from pipelines.recipe.root import Recipe
 from pipelines.recipe.sections import STAGES, model_section, sections_in
@@ -32,6 +34,13 @@ class Outline:
     """Every name in the file, understood or not; None where there is no chapter `data` to look into."""
     stage_names: tuple[str, ...] = ()
     """Every name in the file, understood or not."""
+    folder: Path | None = None
+    """Where the recipe lies, from which folders of models are looked for."""
+
+    def kind_of(self, model: OutsideModel) -> ArtifactKind | None:
+        """What a model made elsewhere is, where its folder is here and says it."""
+        path = given(model, "path")
+        return kind_of(self.folder / path) if self.folder is not None and path else None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipelines.errors import DataError, KeyPath
 from pipelines.recipe import paths
-from pipelines.recipe.base import ArtifactKind, Consumes, OutsideModel, Reads, Section
+from pipelines.recipe.base import MAKES, ArtifactKind, Consumes, OutsideModel, Reads, Section
 from pipelines.recipe.data import FILE_KINDS, PACKED, Dataset
 from pipelines.recipe.evaluation import REWARD_FUNCTIONS, SCORED, TASKS, EvaluateStage, TaskConfig, task_kind
 from pipelines.recipe.finetune import FinetuneStage
@@ -13,21 +13,12 @@ from pipelines.recipe.fits import find_wrong_launch
 from pipelines.recipe.kinds import made_by
 from pipelines.recipe.model_fits import find_wrong_models
 from pipelines.recipe.outline import UNKNOWN, Fault, Outline, given
+from pipelines.recipe.outside import fault_in
 from pipelines.recipe.stages import PpoStage, TokenizerStage
 from pipelines.recipe.task_files import find_task
 from pipelines.recipe.training import StageConfig, TrainStage
 from pipelines.recipe.word_files import READERS
 from pipelines.recipe.words import did_you_mean
-
-MAKES = {
-    ArtifactKind.TOKENIZER: "a tokenizer",
-    ArtifactKind.CAUSAL_LM: "a causal LM",
-    ArtifactKind.MASKED_LM: "a masked LM",
-    ArtifactKind.SEQ2SEQ_LM: "an encoder-decoder",
-    ArtifactKind.CLASSIFIER: "a classifier",
-    ArtifactKind.REWARD_MODEL: "a reward model",
-    ArtifactKind.SCORES: "scores",
-}
 
 
 def find_wrong_references(outline: Outline, recipe_path: Path) -> Iterator[Fault]:
@@ -124,25 +115,30 @@ def _stages_named(at: KeyPath, section: Section, outline: Outline) -> Iterator[F
             where = (*at, field, index) if many else (*at, field)
             if many and name in value[:index]:
                 yield Fault(where, f"'{name}' is named twice")
-            elif not isinstance(name, str):
-                continue
-            else:
+            elif isinstance(name, OutsideModel):
+                made = made_by(name, outline)
+                if made is not None and made not in consumes.kinds:
+                    yield Fault((*where, "path"), f"needs {_needed(consumes)}, but '{name}' is {MAKES[made]}")
+            elif isinstance(name, str):
                 yield from _stage_named(where, name, consumes, outline)
 
 
 def _stage_named(where: KeyPath, name: str, consumes: Consumes, outline: Outline) -> Iterator[Fault]:
     functions = REWARD_FUNCTIONS if consumes.or_function else ()
-    *others, last = (MAKES[kind] for kind in consumes.kinds)
-    needed = f"{', '.join(others)} or {last}" if others else last
-    needed += " or a function of pipelines/rewards.py" if functions else ""
     if name in outline.stages:
-        made = made_by(name, outline.stages, outline.model)
+        made = made_by(name, outline)
         if made is not None and made not in consumes.kinds:
-            yield Fault(where, f"needs {needed}, but stage '{name}' makes {MAKES[made]}")
+            yield Fault(where, f"needs {_needed(consumes)}, but stage '{name}' makes {MAKES[made]}")
     elif name not in outline.stage_names and name not in functions:
         fitting = [stage for stage, config in outline.stages.items() if config.produces in consumes.kinds]
         hint = did_you_mean(name, [*fitting, *functions])
         yield Fault(where, f"there is no stage '{name}'{' and no such function' if functions else ''}{hint}")
+
+
+def _needed(consumes: Consumes) -> str:
+    *others, last = (MAKES[kind] for kind in consumes.kinds)
+    needed = f"{', '.join(others)} or {last}" if others else last
+    return needed + (" or a function of pipelines/rewards.py" if consumes.or_function else "")
 
 
 def _references(stage: Section, outline: Outline) -> Iterator[tuple[KeyPath, str]]:
@@ -152,7 +148,7 @@ def _references(stage: Section, outline: Outline) -> Iterator[tuple[KeyPath, str
         steps = enumerate(value) if isinstance(value, tuple) else [(None, value)]
         for index, name in steps:
             target = outline.stages.get(name) if isinstance(name, str) else None
-            if target is not None and made_by(name, outline.stages, outline.model) in (*consumes.kinds, None):
+            if target is not None and made_by(name, outline) in (*consumes.kinds, None):
                 yield (field,) if index is None else (field, index), name
     for index, task in enumerate(given(stage, "tasks") or ()):
         if isinstance(task, TaskConfig):
@@ -165,8 +161,13 @@ def _outside_models(at: KeyPath, stage: StageConfig, recipe_path: Path) -> Itera
     for index, source in enumerate(model if isinstance(model, tuple) else (model,)):
         where = (*at, "models", index) if isinstance(model, tuple) else (*at, "model")
         path = given(source, "path") if isinstance(source, OutsideModel) else None
-        if path and (missing := paths.missing_of_model(recipe_path.resolve().parent / path)):
+        if not path:
+            continue
+        folder = recipe_path.resolve().parent / path
+        if missing := paths.missing_of_model(folder):
             yield Fault((*where, "path"), f"'{path}' has no {missing} (looked from {recipe_path.parent}/)")
+        elif fault := fault_in(source, folder):
+            yield Fault((*where, "path"), fault)
 
 
 def _starts_outside(name: object, outline: Outline, seen: tuple[object, ...] = ()) -> bool:
@@ -267,13 +268,22 @@ def _tasks(at: KeyPath, stage: EvaluateStage, outline: Outline) -> Iterator[Faul
 
 def _scored(at: KeyPath, name: str, stage: EvaluateStage, outline: Outline) -> Iterator[Fault]:
     """Whether a task is one for every model of its stage."""
-    made = {model: made_by(model, outline.stages, outline.model) for model in given(stage, "models") or ()}
+    made = {model: made_by(model, outline) for model in given(stage, "models") or ()}
     unfit = [model for model, kind in made.items() if kind in SCORED and kind not in task_kind(name).models]
     if unfit:
         *others, last = (MAKES[kind] for kind in task_kind(name).models)
         able = f"{', '.join(others)} or {last}" if others else last
-        makes = ", ".join(f"'{model}' makes {MAKES[kind]}" for model, kind in made.items() if kind and model in unfit)
+        makes = ", ".join(
+            f"'{model}' {'makes' if isinstance(model, str) else 'is'} {MAKES[kind]}"
+            for model, kind in made.items()
+            if kind and model in unfit
+        )
         yield Fault((*at, "name"), f"task {name} scores {able}, but {makes}; give it an evaluate stage of its own")
+    if name not in TASKS and given(stage, "apply_chat_template") and ArtifactKind.SEQ2SEQ_LM in made.values():
+        yield Fault(
+            (*at[:2], "apply_chat_template"),
+            "encoder-decoders learn no conversations; score them in a stage without it",
+        )
     untaught = [
         model
         for model, kind in made.items()

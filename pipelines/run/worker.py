@@ -20,6 +20,9 @@ from typing import Any
 
 from pipelines.errors import ArtifactError, MachineError, PipelineError, Stopped, of_the_machine
 from pipelines.plan.jobs import Job
+from pipelines.recipe.base import MAKES
+from pipelines.recipe.kinds import starts_from
+from pipelines.recipe.outside import kind_left
 from pipelines.run.launcher import LIGHT_KINDS, worker_environment
 from pipelines.stages.base import LaunchSettings, Metrics, StageContext, load_stage
 from pipelines.store.artifacts import ArtifactStore
@@ -118,8 +121,21 @@ def _run(task: Task, workdir: Path, rank: int) -> Metrics:
         from pipelines.training.own_models import register_own_code
 
         register_own_code(task.inputs.values())
+    require_fitting(task)
     context = StageContext(job=task.job, inputs=task.inputs, workdir=workdir, launch=task.launch)
     return _plain(stage(context))
+
+
+def require_fitting(task: Task) -> None:
+    """A model made elsewhere may fit the recipe that brought it in, and not this one."""
+    folder = task.inputs.get("model")
+    kind, kinds = kind_left(folder) if folder else None, starts_from(task.job.config)
+    if kind is not None and kind not in kinds:
+        able = " or ".join(MAKES[one] for one in kinds)
+        raise ArtifactError(
+            f"'{task.job.inputs['model'].job}' is {MAKES[kind]}, and stage '{task.job.stage}' starts from {able}; give "
+            "it another model"
+        )
 
 
 def leave_group(*, together: bool) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from accelerate import PartialState
 
@@ -16,8 +16,13 @@ from pipelines.evaluation.labels import labels
 from pipelines.evaluation.masked import score_masked
 from pipelines.evaluation.scoring import score_reward
 from pipelines.evaluation.subject import Subject
-from pipelines.recipe.evaluation import EvaluateStage, TaskConfig
+from pipelines.recipe.base import ArtifactKind
+from pipelines.recipe.evaluation import TASKS, EvaluateStage, TaskConfig
+from pipelines.recipe.outside import kind_left
 from pipelines.stages.base import Metrics, StageContext
+
+if TYPE_CHECKING:
+    from pipelines.evaluation.seq2seq import Seq2SeqLM
 
 SCORES = "scores.json"
 SAMPLES = 3
@@ -26,7 +31,7 @@ SAMPLE_TOKENS = 64
 OPENING_TOKENS = 16
 """Tokens of a held-out document that a model is given to go on from."""
 OTHERS = ("classification", "seq2seq", "masked_accuracy", "pseudo_perplexity", "minimal_pairs")
-"""Tasks that ask a model in their own way; all others ask a causal LM."""
+"""Tasks that ask a model in their own way; all others ask a causal LM, and benchmarks an encoder-decoder too."""
 NEUTRAL = "Today"
 """What a model goes on from where no task has text of its own."""
 
@@ -37,7 +42,7 @@ def run(ctx: StageContext) -> Metrics:
     asks_subject = any(task.name not in OTHERS for task in config.tasks)
     subject = _subject(ctx) if asks_subject else None
     scores: list[dict[str, Any]] = []
-    samples: list[dict[str, str]] = _samples(ctx, subject, config) if subject else []
+    samples: list[dict[str, str]] = _samples(ctx, subject, config) if isinstance(subject, Subject) else []
     for number, task in enumerate(config.tasks):
         rows, more = _score(ctx, subject, number, task)
         scores, samples = scores + rows, samples + more
@@ -49,7 +54,7 @@ def run(ctx: StageContext) -> Metrics:
             "samples": samples,
         }
         for task in config.tasks:
-            if task.words and subject is not None:
+            if task.words and isinstance(subject, Subject):
                 report["embeddings"] = describe_words(subject, task)
         text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
         (ctx.output / SCORES).write_text(text, encoding="utf-8")
@@ -58,7 +63,11 @@ def run(ctx: StageContext) -> Metrics:
     return {f"{name}.{score['metric']}": score["value"] for name, score in zip(names, scores, strict=True)}
 
 
-def _subject(ctx: StageContext) -> Subject:
+def _subject(ctx: StageContext) -> "Subject | Seq2SeqLM":
+    if kind_left(ctx.inputs["model"]) == ArtifactKind.SEQ2SEQ_LM:
+        from pipelines.evaluation.seq2seq import Seq2SeqLM
+
+        return Seq2SeqLM(ctx.inputs["model"], device=ctx.launch.device, batch_size=ctx.launch.micro_batch_size)
     return Subject.load(
         ctx.inputs["model"],
         base=ctx.inputs.get("model.base"),
@@ -67,14 +76,14 @@ def _subject(ctx: StageContext) -> Subject:
     )
 
 
-def _settings(subject: Subject | None, scores: list[dict[str, Any]]) -> dict[str, Any]:
+def _settings(subject: "Subject | Seq2SeqLM | None", scores: list[dict[str, Any]]) -> dict[str, Any]:
     if subject is not None:
         return subject.settings | {"template_digest": subject.template_digest}
     return {"bos_policy": scores[0]["bos_policy"], "dtype": scores[0]["dtype"], "template_digest": None}
 
 
 def _score(
-    ctx: StageContext, subject: Subject | None, number: int, task: TaskConfig
+    ctx: StageContext, subject: "Subject | Seq2SeqLM | None", number: int, task: TaskConfig
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """Rows, and samples that a task has of its own."""
     data, seed = ctx.inputs.get(f"task.{number}.data"), cast(int, ctx.job.seed)
@@ -86,13 +95,17 @@ def _score(
             return score_pairs(model, task, cast(Path, data), device=device, seed=seed)
         if task.name in OTHERS:
             return score_masked(model, task, data, device=device, seed=seed), []
-        return _rows(ctx, cast(Subject, subject), number, task), []
+        if task.name in TASKS:
+            return _rows(ctx, cast(Subject, subject), number, task), []
+        folder = ctx.workdir / "datasets" / str(number)
+        chat = cast(EvaluateStage, ctx.job.config).apply_chat_template
+        return score_task(cast(Subject, subject), task, ctx.job.files, folder, apply_chat_template=chat), []
     except DataError as error:
         raise DataError(f"task {task.name}: {error}") from error
 
 
 def _rows(ctx: StageContext, subject: Subject, number: int, task: TaskConfig) -> list[dict[str, Any]]:
-    data, config = ctx.inputs.get(f"task.{number}.data"), cast(EvaluateStage, ctx.job.config)
+    data = ctx.inputs.get(f"task.{number}.data")
     if task.name == "bits_per_byte":
         return score_bits(subject, task, cast(Path, data))
     if task.name == "reward":
@@ -105,21 +118,11 @@ def _rows(ctx: StageContext, subject: Subject, number: int, task: TaskConfig) ->
             reward_base=ctx.inputs.get(f"task.{number}.reward_model.base"),
             seed=cast(int, ctx.job.seed),
         )
-    if task.name == "embeddings":
-        files = {
-            field: Path(path) if (path := ctx.job.named_files.get(f"task.{number}.{field}")) else None
-            for field in ("pairs", "analogies")
-        }
-        return score_embeddings(
-            subject, pairs=files["pairs"], analogies=files["analogies"], seed=cast(int, ctx.job.seed)
-        )
-    return score_task(
-        subject,
-        task,
-        ctx.job.files,
-        ctx.workdir / "datasets" / str(number),
-        apply_chat_template=config.apply_chat_template,
-    )
+    files = {
+        field: Path(path) if (path := ctx.job.named_files.get(f"task.{number}.{field}")) else None
+        for field in ("pairs", "analogies")
+    }
+    return score_embeddings(subject, pairs=files["pairs"], analogies=files["analogies"], seed=cast(int, ctx.job.seed))
 
 
 def _samples(ctx: StageContext, subject: Subject, config: EvaluateStage) -> list[dict[str, str]]:

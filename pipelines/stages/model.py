@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from pipelines.data.sources import hub_error
 from pipelines.data.template import SPECIAL, Template
 from pipelines.errors import DataError
 from pipelines.plan.derived import ModelJob
+from pipelines.recipe.base import MAKES
+from pipelines.recipe.outside import class_of, fault_in, kind_of
 from pipelines.recipe.paths import MODEL_FILES, missing_of_model
 from pipelines.stages.base import Metrics, StageContext
 from pipelines.training.saving import save_model
@@ -32,6 +35,9 @@ def run(ctx: StageContext) -> Metrics:
         folder = Path(next(path for path in ctx.job.files if path.endswith("/config.json"))).parent
     if missing := missing_of_model(folder):
         raise DataError(f"{source} has no {missing}; what is read is safetensors beside config.json and tokenizer.json")
+    if fault := fault_in(source, folder):
+        raise DataError(fault)
+    _require_use(ctx.job.config, folder)
     try:
         model = from_stock(folder)
     except (NoPlace, OSError, ValueError) as error:
@@ -39,6 +45,8 @@ def run(ctx: StageContext) -> Metrics:
         raise DataError(
             "\n".join(f"{source}: {reason} is nothing that our blocks can be" for reason in reasons)
         ) from None
+    if class_of(folder) == "BertForMaskedLM":
+        model.config.pooler = True  # a classifier made of it has BERT's, drawn anew as its head is
     tokenizer = ctx.workdir / "tokenizer"
     tokenizer.mkdir(exist_ok=True)
     info = write_tokenizer(folder, tokenizer, _stop_ids(folder), name=str(source))
@@ -47,15 +55,29 @@ def run(ctx: StageContext) -> Metrics:
             f"{source}: its tokenizer knows {info['vocab_size']} tokens, its weights {model.config.vocab_size}"
         )
     save_model(model, tokenizer, ctx.output)
-    kept = ("bos_id", "eos_id", "pad_id", "end_of_turn_id")
+    kept = [name for name in ("bos_id", "eos_id", "pad_id", "end_of_turn_id", "mask_id") if name in info]
     return {
         "parameters": model.num_parameters(),
-        "class": json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0],
+        "class": str(class_of(folder)),
         "vocab_size": info["vocab_size"],
         **{name: info[name] for name in kept},
         "add_bos_token": int(info["add_bos_token"]),
         "chat_template": int(info["chat_template_sha256"] is not None),
+        "sentinels": len(info.get("sentinel_ids", ())),
+        "changes_text": int(info.get("changes_text", False)),
     }
+
+
+def _require_use(job: ModelJob, folder: Path) -> None:
+    """What `check` cannot see of a model that is not on this machine yet."""
+    kind = kind_of(folder)
+    for stage, kinds in job.uses.items():
+        if kind not in kinds:
+            able = " or ".join(MAKES[one] for one in kinds)
+            raise DataError(
+                f"'{job.model}' is {class_of(folder)}, {MAKES[kind] if kind else 'no language model'}, and stage "
+                f"'{stage}' starts from {able}; give it another model"
+            )
 
 
 def fetched(repository: str, revision: str | None) -> Path:
@@ -75,11 +97,14 @@ def write_tokenizer(source: Path, target: Path, stop_ids: set[int], *, name: str
 
     Without a token for padding it pads with the one that ends a text, and without one that begins a text it has that
     one for it too: what is padding is known by place, never by id. BOS stands where its own encoding or chat template
-    puts it, and then everywhere."""
+    puts it, and then everywhere. In a BERT's, [CLS] begins texts and [SEP] ends them. `changes_text` is in info where
+    text does not come back as it was, as of a tokenizer without capitals."""
     stock, tokenizer = _both_tokenizers(source, name)
-    eos_id = stock.eos_token_id
-    bos_id = eos_id if stock.bos_token_id is None else stock.bos_token_id
-    pad_id = eos_id if stock.pad_token_id is None else stock.pad_token_id
+    eos_id = _first(stock.eos_token_id, stock.sep_token_id)
+    if eos_id is None:
+        raise DataError(f"{name}: its tokenizer has no eos_token and no sep_token, so nothing would ever end")
+    bos_id = _first(stock.bos_token_id, stock.cls_token_id, eos_id)
+    pad_id = _first(stock.pad_token_id, eos_id)
     spelled = {
         part: str(tokenizer.id_to_token(number)) for part, number in zip(SPECIAL, (bos_id, eos_id, pad_id), strict=True)
     }
@@ -100,6 +125,11 @@ def write_tokenizer(source: Path, target: Path, stop_ids: set[int], *, name: str
         "add_bos_token": adds_bos,
         "chat_template_sha256": None if template is None else hashlib.sha256(text.encode()).hexdigest(),
     }
+    info |= _of_objectives(stock, tokenizer)
+    if tokenizer.decode(tokenizer.encode(PROBE, add_special_tokens=False).ids, skip_special_tokens=False) != PROBE:
+        info["changes_text"] = True
+    if "mask_id" in info:
+        spelled["mask_token"] = str(stock.mask_token)
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
@@ -112,6 +142,19 @@ def write_tokenizer(source: Path, target: Path, stop_ids: set[int], *, name: str
     return info
 
 
+def _first(*ids: int | None) -> Any:
+    return next((number for number in ids if number is not None), None)
+
+
+def _of_objectives(stock: PreTrainedTokenizerBase, tokenizer: Tokenizer) -> dict[str, Any]:
+    """The mask, and T5's tokens that stand for spans, where there are such."""
+    spans = {name: number for name, number in tokenizer.get_vocab().items() if re.fullmatch(r"<extra_id_\d+>", name)}
+    found: dict[str, Any] = {} if stock.mask_token_id is None else {"mask_id": stock.mask_token_id}
+    if spans:
+        found["sentinel_ids"] = [spans[name] for name in sorted(spans, key=lambda name: int(name[10:-1]))]
+    return found
+
+
 def _both_tokenizers(source: Path, name: str) -> tuple[PreTrainedTokenizerBase, Tokenizer]:
     """As transformers reads a folder, and the bare one, which must say the same."""
     try:
@@ -121,8 +164,6 @@ def _both_tokenizers(source: Path, name: str) -> tuple[PreTrainedTokenizerBase, 
         raise DataError(
             f"{name}: its tokenizer cannot be read without its own code or others' packages: {error}"
         ) from None
-    if stock.eos_token_id is None:
-        raise DataError(f"{name}: its tokenizer has no eos_token, so nothing would ever end")
     tokenizer.no_padding()
     tokenizer.no_truncation()
     if stock.encode(PROBE) != tokenizer.encode(PROBE).ids:

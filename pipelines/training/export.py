@@ -4,21 +4,38 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
 from transformers.utils.logging import disable_progress_bar
 
 from custom_models.stock import left_out, to_stock
 from pipelines.errors import ArtifactError
 from pipelines.store.durable import sync_tree, write_json
+from pipelines.training.adapters import CONFIG
+from pipelines.training.inputs import pretrained, tokens_of, trained_reward_model
+from pipelines.training.own_models import register_own_code
 from pipelines.training.saving import TOKENIZER_FILES
+from pipelines.training.starts import save_marks
 
 MARK = "export.json"
 """Says whose folder it is: what was exported, and the files that came of it."""
+AUTO_CLASSES: Mapping[str, Any] = {
+    "ForCausalLM": AutoModelForCausalLM,
+    "ForMaskedLM": AutoModelForMaskedLM,
+    "ForConditionalGeneration": AutoModelForSeq2SeqLM,
+    "ForSequenceClassification": AutoModelForSequenceClassification,
+}
+"""Ending of one of our classes -> what reads its folder, ours or a stock one."""
 ATOL = RTOL = 1e-4
 """Most that logits may differ by after the way to the disk and back, in float32."""
 
@@ -34,15 +51,23 @@ class Exported:
     """Settings of training that the class does not know, as `field: value`."""
 
 
-def export_model(source: Path, target: Path, *, stock: bool, facts: Mapping[str, Any]) -> Exported:
-    """Write the language model in the folder `source` to `target`, whole or not at all, and read it back.
+def export_model(
+    source: Path, target: Path, *, stock: bool, facts: Mapping[str, Any], base: Path | None = None
+) -> Exported:
+    """Write the model in the folder `source` to `target`, whole or not at all, and read it back. An adapter is merged
+    into the language model in `base`.
 
     With `stock` in the class of transformers that fits: NoPlace, with what is in the way, where none does. `facts` say
     whose it is. ArtifactError where `target` holds anything that no export wrote."""
     disable_progress_bar()
     require_replaceable(target)
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, trust_remote_code=False).eval()
+    register_own_code([base or source])
+    model = _opened(source, base).eval()
+    auto_class = _auto_class(type(model).__name__)
     exported = to_stock(model) if stock else model
+    if stock and exported.can_generate() and model.config.is_encoder_decoder:
+        # transformers makes a cache for as many layers as a T5's encoder has
+        exported.generation_config.use_cache = model.config.num_hidden_layers <= model.config.num_encoder_layers
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -51,7 +76,8 @@ def export_model(source: Path, target: Path, *, stock: bool, facts: Mapping[str,
         for name in TOKENIZER_FILES:
             if (source / name).exists():
                 shutil.copyfile(source / name, fresh / name)
-        difference = _difference(model, fresh, type(exported))
+        _mark(fresh, model)
+        difference = _difference(model, fresh, type(exported), auto_class)
         files = sorted(path.relative_to(fresh).as_posix() for path in fresh.rglob("*") if path.is_file())
         write_json(fresh / MARK, {**facts, "class": type(exported).__name__, "files": files})
         sync_tree(fresh)
@@ -80,20 +106,67 @@ def require_replaceable(target: Path) -> None:
         )
 
 
+def _opened(source: Path, base: Path | None) -> PreTrainedModel:
+    if base is None:
+        name = json.loads((source / "config.json").read_text(encoding="utf-8"))["architectures"][0]
+        model: PreTrainedModel = _auto_class(name).from_pretrained(source, dtype=torch.float32, trust_remote_code=False)
+        return model
+    if json.loads((source / CONFIG).read_text(encoding="utf-8"))["task_type"] == "SEQ_CLS":
+        return trained_reward_model(source, base)
+    return pretrained(AutoModelForCausalLM, source, tokens_of(source), base=base)
+
+
+def _auto_class(name: str) -> Any:
+    return next(auto for ending, auto in AUTO_CLASSES.items() if name.endswith(ending))
+
+
+def _mark(folder: Path, model: PreTrainedModel) -> None:
+    """Let the tokenizer put around a text what the model was trained with: a decoder's own tokenizer does, and a
+    classifier's; a masked LM reads `bos text eos`, and an encoder-decoder `source eos`."""
+    if model.config.is_encoder_decoder:
+        save_marks(folder, replace(tokens_of(folder), add_bos_token=False), has_types=False)
+    elif type(model).__name__.endswith("ForMaskedLM"):
+        save_marks(folder, tokens_of(folder), has_types=_has_types(model))
+
+
+def _has_types(model: PreTrainedModel) -> bool:
+    return model.config.model_type == "sourdough_encoder" and model.config.type_vocab_size > 1
+
+
 @torch.no_grad()
-def _difference(model: PreTrainedModel, folder: Path, expected: type[PreTrainedModel]) -> float:
-    """The largest between the logits of a model and of what was written of it, on ids from all over the vocabulary."""
-    read: Any = AutoModelForCausalLM.from_pretrained
-    again, loading = read(folder, dtype=torch.float32, trust_remote_code=False, output_loading_info=True)
+def _difference(model: PreTrainedModel, folder: Path, expected: type[PreTrainedModel], auto_class: Any) -> float:
+    """The largest between the logits of a model and of what was written of it, for rows of several lengths of ids from
+    all over the vocabulary."""
+    again, loading = auto_class.from_pretrained(
+        folder, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
+    )
     if type(again) is not expected or any(loading.values()):
         raise RuntimeError(f"{folder} is read back as {type(again).__name__}, {loading}")
-    width = min(32, model.config.max_position_embeddings)
-    ids = (torch.arange(4 * width) * model.config.vocab_size // (4 * width)).reshape(4, width)
-    before, after = model(input_ids=ids).logits, again.eval()(input_ids=ids).logits
+    inputs, is_real = _probe(model)
+    before, after = (one(**inputs).logits[is_real] for one in (model, again.eval()))
     difference = (before - after).abs().max().item()
     if not torch.allclose(before, after, atol=ATOL, rtol=RTOL):
         raise RuntimeError(f"{folder}: the exported model gives other logits, by {difference:.1e}")
     return difference
+
+
+def _probe(model: PreTrainedModel) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """(inputs, which logits are those of tokens and not of padding)"""
+    config, pad_id = model.config, model.config.pad_token_id
+    width = min(32, config.max_position_embeddings)
+    ids = (torch.arange(4 * width) * config.vocab_size // (4 * width)).reshape(4, width)
+    ids[ids == pad_id] = (pad_id or 0) + 1 if (pad_id or 0) + 1 < config.vocab_size else 0
+    is_token = torch.arange(width) < width - torch.arange(4)[:, None] * (width // 8)
+    if pad_id is None:
+        is_token[:] = True
+    inputs = {"input_ids": ids.masked_fill(~is_token, pad_id or 0), "attention_mask": is_token.long()}
+    if _has_types(model):
+        inputs["token_type_ids"] = (torch.arange(width) % 2).expand(4, width).contiguous()
+    if config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = ids.flip(0)
+        is_token = torch.ones_like(is_token)
+    is_row = type(model).__name__.endswith("ForSequenceClassification")
+    return inputs, torch.ones(4, dtype=torch.bool) if is_row else is_token
 
 
 def _replace(target: Path, fresh: Path) -> None:

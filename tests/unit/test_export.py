@@ -142,8 +142,8 @@ def test_dropout_stays_behind_and_is_said(tmp_path: Path, capsys: pytest.Capture
     ("stage", "code", "message"),
     [
         ("sft", 3, "'sft' is not finished as "),
-        ("tokenizer", 2, "makes no language model that can be exported"),
-        ("evaluate", 2, "makes no language model that can be exported"),
+        ("tokenizer", 2, "makes no model that can be exported"),
+        ("evaluate", 2, "makes no model that can be exported"),
         ("dpo", 2, "is 2 stages (gentle, harsh); name one of them"),
         ("pretrian", 2, "did you mean 'pretrain'?"),
     ],

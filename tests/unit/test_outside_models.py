@@ -73,8 +73,9 @@ def gpt2(folder: Path) -> Path:
 
 def brought(folder: Path, workdir: Path, **source: Any) -> tuple[Path, dict[str, Any]]:
     """(output, metrics) of the job that brings a model in."""
-    config = ModelJob(model=OutsideModel(**(source or {"path": str(folder)})))
-    files = {} if source else {str(path): "0" for path in model_files(folder)}
+    uses = source.pop("uses", {})
+    config = ModelJob(model=OutsideModel(**(source or {"path": str(folder)})), uses=uses)
+    files = {} if "hub" in source else {str(path): "0" for path in model_files(folder)}
     job = Job(name="model-x", stage="model-x", config=config, seed=None, files=files)
     ctx = StageContext(job=job, inputs={}, workdir=workdir)
     ctx.output.mkdir(parents=True)
@@ -148,8 +149,16 @@ def test_code_beside_the_weights_is_never_run(tmp_path: Path) -> None:
     settings = json.loads((folder / "config.json").read_text())
     settings["auto_map"] = {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.C"}
     (folder / "config.json").write_text(json.dumps(settings))
-    output, _ = brought(folder, tmp_path / "work")
+    with pytest.raises(DataError, match=r"'.*' brings code of its own .config.json: auto_map., which is never run"):
+        brought(folder, tmp_path / "refused")
+    made = recipe({"path": "llama"})
+    (problem, _) = find_problems(write(tmp_path, made))
+    assert problem.path == "stages.sft.model.path" and "ignore_remote_code: true reads its weights" in problem.message
+    output, _ = brought(folder, tmp_path / "work", path=str(folder), ignore_remote_code=True)
     assert not (tmp_path / "ran").exists() and not (output / "evil.py").exists()
+    for source in (made["stages"]["sft"]["model"], made["stages"]["evaluate"]["models"][0]):
+        source["ignore_remote_code"] = True
+    assert find_problems(write(tmp_path, made)) == []
 
 
 @pytest.fixture
@@ -218,7 +227,7 @@ def test_lengths_are_those_of_the_model_and_not_of_the_chapter(tmp_path: Path) -
         ({"hub": "a", "path": "b"}, "stages.sft.model.hub: give one of hub and path; got both"),
         ({"path": "x", "revision": COMMIT}, "stages.sft.model.revision: belongs to hub models only"),
         ({"hub": "a", "revision": "main"}, "stages.sft.model.revision: needs a commit of 40 hex digits, got 'main'"),
-        ({"hub": "a", "trust_remote_code": True}, "stages.sft.model.trust_remote_code: unknown field; known are hub"),
+        ({"hub": "a", "trust_remote_code": True}, "stages.sft.model.trust_remote_code: unknown field; did you mean"),
     ],
 )
 def test_a_source_that_cannot_be_is_told_where_it_stands(tmp_path: Path, source: dict, message: str) -> None:

@@ -14,12 +14,13 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
-    LlamaForSequenceClassification,
+    LlamaForTokenClassification,
     PreTrainedModel,
 )
 
-from custom_models import DecoderConfig, DecoderForCausalLM
+from custom_models import DecoderConfig, DecoderForCausalLM, DecoderForSequenceClassification
 from custom_models.stock import MAPS, from_stock, left_out, obstacles, to_stock, to_their_names
+from custom_models.stock_classifiers import CLASSIFIERS
 from custom_models.stock_fields import NoPlace
 
 torch.set_num_threads(1)
@@ -165,7 +166,7 @@ def test_weights_keep_their_precision_between_models_and_become_float32_from_a_f
     assert torch.equal(again.lm_head.weight.to(torch.bfloat16), theirs.lm_head.weight)
 
 
-@pytest.mark.parametrize("stock", MAPS, ids=lambda stock: stock.name)
+@pytest.mark.parametrize("stock", (*MAPS, *CLASSIFIERS), ids=lambda stock: stock.name)
 def test_every_setting_of_both_sides_is_in_one_part_of_a_map(stock: Any) -> None:
     base = {"model_type", "auto_classes", "is_encoder_decoder", *DecoderConfig.__mro__[2].__annotations__}
     ours = {field.name for field in fields(stock.our_config)}
@@ -176,6 +177,31 @@ def test_every_setting_of_both_sides_is_in_one_part_of_a_map(stock: Any) -> None
         field.name for field in fields(DecoderConfig.__mro__[2])
     }
     assert len(theirs) == len(set(theirs)) and declared - {*theirs, *stock.unused} == set()
+
+
+@pytest.mark.parametrize("blocks", ["llama", "qwen3", "mistral", "gpt2"])
+@torch.no_grad()
+def test_a_classifier_is_the_stock_one_and_comes_back(blocks: str) -> None:
+    torch.manual_seed(0)
+    special = {"pad_token_id": 0, "eos_token_id": 1, "num_labels": 3, "id2label": {0: "a", 1: "b", 2: "c"}}
+    ours = with_every_weight_of_its_own(DecoderForSequenceClassification(config(**BLOCKS[blocks][1], **special)).eval())
+    theirs, mask = to_stock(ours), padding_mask("right")
+    assert type(theirs).__name__ == BLOCKS[blocks][0].replace("ForCausalLM", "").replace("LMHeadModel", "") + (
+        "ForSequenceClassification"
+    )
+    ids = tokens(3, 12).masked_fill(mask == 0, 0)
+    scores = ours(input_ids=ids, attention_mask=mask).logits
+    torch.testing.assert_close(theirs(input_ids=ids, attention_mask=mask).logits, scores, **TOLERANCE)
+    back = from_stock(theirs)
+    assert torch.equal(back(input_ids=ids, attention_mask=mask).logits, scores)
+    assert back.config.id2label == theirs.config.id2label == {0: "a", 1: "b", 2: "c"}
+
+
+@pytest.mark.parametrize("pad", [None, 1])
+def test_a_classifier_without_padding_of_its_own_scores_another_token_there(pad: int | None) -> None:
+    model = DecoderForSequenceClassification(config(pad_token_id=pad, eos_token_id=[1, 4]))
+    with pytest.raises(NoPlace, match=f"pad_token_id: {pad} .which is no padding of its own. has no place in Llama"):
+        to_stock(model)
 
 
 @pytest.mark.parametrize(
@@ -258,8 +284,8 @@ def test_settings_of_old_and_idle_names_are_no_hindrance() -> None:
 
 
 def test_a_folder_of_another_class_is_refused(tmp_path: Path) -> None:
-    LlamaForSequenceClassification(LlamaConfig(**LLAMA)).save_pretrained(tmp_path)
-    with pytest.raises(NoPlace, match=r"LlamaForSequenceClassification \(there are maps for LlamaForCausalLM, "):
+    LlamaForTokenClassification(LlamaConfig(**LLAMA)).save_pretrained(tmp_path)
+    with pytest.raises(NoPlace, match=r"LlamaForTokenClassification \(there are maps for LlamaForCausalLM, "):
         from_stock(tmp_path)
 
 
