@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from finetune_jobs import SMALL, context, labelled, pairs
+from finetune_jobs import SMALL, base_folder, context, labelled, pairs
 from peft import PeftModel
 from safetensors.torch import load_file
 from test_evaluate_finetuned import evaluated
-from training_jobs import run, tokenizer_folder
+from training_jobs import run
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
 from pipelines.errors import Stopped
@@ -20,7 +20,7 @@ from pipelines.recipe.model import ModelConfig
 from pipelines.stages.base import StageContext
 from pipelines.store import durable
 from pipelines.training.exact import ExactTrainerMixin
-from pipelines.training.inputs import fresh_model, pretrained, tokens_of, trained_classifier
+from pipelines.training.inputs import pretrained, tokens_of, trained_classifier
 from pipelines.training.saving import save_model
 from pipelines.training.sentinel import read_metrics
 from pipelines.training.starts import writer_class
@@ -28,15 +28,6 @@ from pipelines.training.starts import writer_class
 PEFT = {"r": 4, "lora_alpha": 8}
 IDS = torch.arange(4, 36).reshape(2, 16)
 AUTO = {"decoder": AutoModelForCausalLM, "encoder_decoder": AutoModelForSeq2SeqLM}
-
-
-def base_folder(root: Path, architecture: str, **shape: Any) -> Path:
-    """A language model of random weights; its tokenizer knows fewer tokens than it has embeddings, as after adding."""
-    if not (root / "base").exists():
-        model = ModelConfig.model_validate(SMALL | {"architecture": architecture, "dropout": 0.1} | shape)
-        tokens = tokens_of(tokenizer_folder(root / "tokenizer"))
-        save_model(fresh_model(model, tokens, seed=1), tokens.folder, root / "base")
-    return root / "base"
 
 
 def job(root: Path, architecture: str, kind: str, name: str = "one", **fields: Any) -> StageContext:
