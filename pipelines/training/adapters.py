@@ -54,7 +54,7 @@ def quantization_of(config: PeftConfig, device: str, *, bf16: bool) -> BitsAndBy
     if config.quantization == "none":
         return None
     missing = [] if device == "gpu" and torch.cuda.is_available() else ["a GPU (launch.config)"]
-    missing += [] if find_spec("bitsandbytes") else ["the package bitsandbytes (pip install bitsandbytes)"]
+    missing += [] if find_spec("bitsandbytes") else ["the package bitsandbytes (pip install '.[qlora]')"]
     if missing:
         raise MachineError(
             f"peft: quantization: 4bit needs {' and '.join(missing)}; provide that, or use quantization: none"

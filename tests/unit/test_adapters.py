@@ -1,5 +1,6 @@
 """Low-rank adapters: trained alone on frozen weights, saved alone, and the same model wherever they are read."""
 
+import gc
 import json
 import math
 from dataclasses import replace
@@ -275,3 +276,27 @@ def test_the_plan_knows_how_much_an_adapter_trains(tmp_path: Path) -> None:
     ctx = job(tmp_path, "sft")
     model = starting_lm(ctx, tokens_of(ctx.inputs["model"]))
     assert adapter_parameters(MODEL, PEFT["r"]) == num_trainable(model)
+
+
+@pytest.mark.parametrize(("kind", "peft", "copies"), [("dpo", PEFT, 1), ("ppo", PEFT, 2), ("ppo", None, 3)])
+def test_no_second_copy_of_the_base_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, peft: dict | None, copies: int
+) -> None:
+    """ppo also holds the reward model; without peft its reference is a copy, which shows that the census finds one."""
+    sft = job(tmp_path, "sft", learning_rate=1e-2)
+    run(sft)
+    gc.collect()
+    before, seen = {id(part) for part in gc.get_objects() if isinstance(part, torch.nn.Parameter)}, []
+
+    def census(self, number: int) -> dict[str, float]:
+        gc.collect()
+        alive = [p for p in gc.get_objects() if isinstance(p, torch.nn.Parameter) and id(p) not in before]
+        held = {p.untyped_storage().data_ptr(): p.numel() for p in alive}
+        seen.append(sum(held.values()))
+        return {}
+
+    monkeypatch.setattr(ExactTrainerMixin if kind == "dpo" else PPOTrainer, "step_metrics", census)
+    ctx = job(tmp_path, kind, start=sft, peft=peft)
+    run(ctx)
+    size = read(sft).num_parameters()
+    assert seen and copies * size <= max(seen) < (copies + 0.5) * size
