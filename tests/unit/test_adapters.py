@@ -229,9 +229,24 @@ def test_without_peft_an_adapter_is_merged_and_all_is_trained(tmp_path: Path, ca
     full = job(tmp_path, "sft", start=sft, peft=None, learning_rate=1e-9)
     metrics = run(full)
     assert "note: the adapter of model is merged into its base, and all weights are trained" in capsys.readouterr().out
-    assert metrics["trainable_parameters"] == metrics["parameters"]
+    assert metrics["trainable_parameters"] == metrics["parameters"] and metrics["merged_adapter"] == "model"
     again = AutoModelForCausalLM.from_pretrained(full.output)
     assert torch.allclose(logits(again), logits(read(sft)), atol=1e-5)
+
+
+def test_pretrain_merges_an_adapter_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    sft = job(tmp_path, "sft", learning_rate=1e-2)
+    run(sft)
+    ctx = context(
+        tmp_path / "more", "pretrain", random_tokens(tmp_path / "text", "text"), model="sft", learning_rate=1e-9
+    )
+    facts = {**ctx.job.inputs, "model": sft.job.inputs["model"].model_copy(update={"job": "sft"})}
+    inputs = {**ctx.inputs, "model": sft.output, "model.base": sft.inputs["model"]}
+    ctx = replace(ctx, inputs=inputs, job=ctx.job.model_copy(update={"model": None, "inputs": facts}))
+    metrics = run(ctx)
+    assert "note: the adapter of sft is merged into its base, and all weights are trained" in capsys.readouterr().out
+    assert metrics["merged_adapter"] == "sft" and metrics["trainable_parameters"] == metrics["parameters"]
+    assert torch.allclose(logits(AutoModelForCausalLM.from_pretrained(ctx.output)), logits(read(sft)), atol=1e-5)
 
 
 def test_going_on_continues_the_adapter_itself(tmp_path: Path) -> None:
