@@ -19,11 +19,12 @@ from pipelines.plan.jobs import Input
 from pipelines.recipe.model import ModelConfig
 from pipelines.stages.base import StageContext
 from pipelines.store import durable
+from pipelines.training.adapters import num_trainable
 from pipelines.training.exact import ExactTrainerMixin
 from pipelines.training.inputs import pretrained, tokens_of, trained_classifier
 from pipelines.training.saving import save_model
 from pipelines.training.sentinel import read_metrics
-from pipelines.training.starts import writer_class
+from pipelines.training.starts import starting_classifier, writer_class
 
 PEFT = {"r": 4, "lora_alpha": 8}
 IDS = torch.arange(4, 36).reshape(2, 16)
@@ -179,3 +180,26 @@ def test_the_plan_knows_how_much_an_adapter_trains(tmp_path: Path, architecture:
     stored = load_file(ctx.output / "adapter_model.safetensors")
     thin = sum(tensor.numel() for name, tensor in stored.items() if ".lora_" in name)
     assert adapter_parameters(model, PEFT["r"]) == thin <= metrics["trainable_parameters"]
+
+
+@pytest.mark.parametrize("peft", [PEFT, None])
+def test_a_classifier_goes_on_with_a_language_model_s_adapter(tmp_path: Path, peft: dict | None) -> None:
+    writes = job(tmp_path, "decoder", "seq2seq", "writes", duration="20 steps")
+    run(writes)
+    labelled(tmp_path / "labels", "single")
+    ctx = context(tmp_path / "sorts", tmp_path / "labels", model=writes.inputs["model"], peft=peft)
+    after(ctx, writes)
+    tokens = tokens_of(writes.output)
+    started = starting_classifier(ctx, tokens, "single_label", ("large", "small")).eval()
+    body = read(writes).eval().model(input_ids=IDS).last_hidden_state
+    assert torch.allclose(started.base_model(input_ids=IDS).last_hidden_state, body, atol=1e-5)
+    assert started.score.weight.requires_grad
+    assert (num_trainable(started) < started.num_parameters() / 2) == (peft is not None)
+    plain = states_of_the_base(writes)
+    assert not torch.allclose(plain, body, atol=1e-3)  # the adapter does something
+    assert run(ctx)["steps"] == 6
+
+
+def states_of_the_base(ctx: StageContext) -> torch.Tensor:
+    """States of the base alone."""
+    return AutoModelForCausalLM.from_pretrained(ctx.inputs["model"]).eval().model(input_ids=IDS).last_hidden_state
