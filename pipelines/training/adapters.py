@@ -32,10 +32,8 @@ HEADS = ("score", "pooler")
 TASK_TYPES: Mapping[str, str] = {
     "ForSequenceClassification": "SEQ_CLS",
     "ForConditionalGeneration": "SEQ_2_SEQ_LM",
-    "ForCausalLM": "CAUSAL_LM",
-    "ForMaskedLM": "FEATURE_EXTRACTION",
 }
-"""Ending of a class -> peft's word for what it does."""
+"""Ending of a class -> peft's word for what it does; all others are causal LMs."""
 LABELS = ("id2label", "problem_type")
 """What a classifier's configuration says of its labels, and its base's does not."""
 
@@ -220,7 +218,8 @@ def save_adapter(
         output.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_tensors(model).items()}
         save_file(tensors, output / WEIGHTS, {"format": "pt"})
-        kind = next(word for ending, word in TASK_TYPES.items() if type(model).__name__.endswith(ending))
+        kinds = (word for ending, word in TASK_TYPES.items() if type(model).__name__.endswith(ending))
+        kind = next(kinds, "CAUSAL_LM")  # GPT2LMHeadModel has a name of its own
         lora = {
             **_lora_config(config, _targets_of(model)).to_dict(),
             "target_modules": _targets_of(model),
