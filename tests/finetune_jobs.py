@@ -2,16 +2,19 @@
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from training_jobs import VOCAB, tokenizer_folder, tokens_folder
+from training_jobs import VOCAB, run, tokenizer_folder, tokens_folder
 
 from pipelines.plan.jobs import Input, Job
 from pipelines.recipe.finetune import FinetuneStage
 from pipelines.recipe.model import ModelConfig
 from pipelines.stages.base import LaunchSettings, StageContext
+from pipelines.training.inputs import fresh_model, tokens_of
+from pipelines.training.saving import save_model
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 48}
 MODELS = {
@@ -86,3 +89,37 @@ def context(
     for folder in (ctx.output, ctx.checkpoints, ctx.record):
         folder.mkdir(parents=True, exist_ok=True)
     return ctx
+
+
+def base_folder(root: Path, architecture: str, **shape: Any) -> Path:
+    """A language model of random weights, in `root`/base."""
+    if not (root / "base").exists():
+        model = ModelConfig.model_validate(SMALL | {"architecture": architecture, "dropout": 0.1} | shape)
+        tokens = tokens_of(tokenizer_folder(root / "tokenizer"))
+        save_model(fresh_model(model, tokens, seed=1), tokens.folder, root / "base")
+    return root / "base"
+
+
+def main() -> None:
+    """`python tests/finetune_jobs.py task.json`: a LoRA finetune that keeps its best weights."""
+    task = json.loads(Path(sys.argv[1]).read_text())
+    root, kind = Path(task["root"]), task["kind"]
+    if not (root / "table").exists():
+        pairs(root / "table") if kind == "seq2seq" else labelled(root / "table", kind)
+    architecture = "encoder_decoder" if kind == "seq2seq" else "encoder"
+    ctx = context(
+        root,
+        root / "table",
+        model=base_folder(root, architecture),
+        task="seq2seq" if kind == "seq2seq" else "classification",
+        peft={"r": 4, "lora_dropout": 0.1},
+        duration="30 steps",
+        eval_steps=4,
+        learning_rate=1e-2,
+        launch=LaunchSettings(threads=1, checkpoint_every=3),
+    )
+    (ctx.workdir / "metrics.json").write_text(json.dumps(run(ctx)))
+
+
+if __name__ == "__main__":
+    main()

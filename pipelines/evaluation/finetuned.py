@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
 import custom_models  # noqa: F401  (registers the classes that a model folder names)
 from pipelines.data.labelled import LabelledCollator, LabelledRows
@@ -20,7 +19,8 @@ from pipelines.evaluation.classification import confusion_matrix
 from pipelines.evaluation.directions import DIRECTIONS
 from pipelines.recipe.evaluation import TaskConfig
 from pipelines.training.holdout import row_logits
-from pipelines.training.inputs import Tokens, tokens_of
+from pipelines.training.inputs import Tokens, pretrained, tokens_of, trained_classifier
+from pipelines.training.starts import writer_class
 from pipelines.training.writing import fitted, texts, write
 
 LIMIT = 1000
@@ -71,16 +71,20 @@ def score_row(task: TaskConfig, tokens: Tokens, metric: str, value: float, stder
 
 def load(auto_class: Any, folder: Path, *, device: str) -> Any:
     """The weights in float32, in evaluation mode, on this process' own device."""
-    state = PartialState(cpu=device == "cpu")
-    model = auto_class.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
-    return model.to(state.device).eval()
+    return placed(auto_class.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False), device=device)
+
+
+def placed(model: Any, *, device: str) -> Any:
+    """In evaluation mode, on this process' own device."""
+    return model.to(PartialState(cpu=device == "cpu").device).eval()
 
 
 def score_classification(
-    model_folder: Path, task: TaskConfig, data: Path, *, device: str, seed: int
+    model_folder: Path, task: TaskConfig, data: Path, *, device: str, seed: int, base: Path | None = None
 ) -> tuple[Rows, Samples]:
-    """A row per score that fits the kind of labels; accuracy's also holds the confusion matrix."""
-    model, tokens = load(AutoModelForSequenceClassification, model_folder, device=device), tokens_of(model_folder)
+    """A row per score that fits the kind of labels; accuracy's also holds the confusion matrix. An adapter is merged
+    into its `base`."""
+    model, tokens = placed(trained_classifier(model_folder, base), device=device), tokens_of(model_folder)
     kind: LabelKind = model.config.problem_type.removesuffix("_classification")
     names = [] if kind == "regression" else [model.config.id2label[number] for number in range(model.config.num_labels)]
     table = _holdout(data, task)
@@ -108,11 +112,13 @@ def score_classification(
     return made, []
 
 
-def score_pairs(model_folder: Path, task: TaskConfig, data: Path, *, device: str, seed: int) -> tuple[Rows, Samples]:
-    """chrF and BLEU by sacrebleu, and the share of targets written exactly; the first few as samples."""
-    is_encoder_decoder = '"is_encoder_decoder": true' in (model_folder / "config.json").read_text(encoding="utf-8")
-    auto_class = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
-    model, tokens = load(auto_class, model_folder, device=device), tokens_of(model_folder)
+def score_pairs(
+    model_folder: Path, task: TaskConfig, data: Path, *, device: str, seed: int, base: Path | None = None
+) -> tuple[Rows, Samples]:
+    """chrF and BLEU by sacrebleu, and the share of targets written exactly; the first few as samples. An adapter is
+    merged into its `base`."""
+    tokens = tokens_of(model_folder)
+    model = placed(pretrained(writer_class(base or model_folder), model_folder, tokens, base=base), device=device)
     table = _holdout(data, task)
     places = range(min(len(table), task.limit or LIMIT))
     prompts, cut = zip(

@@ -49,7 +49,8 @@ def estimate(plan: Plan, job: Job) -> Estimate:
 
 
 def _trained(config: TrainStage, model: ModelConfig, size: int) -> int:
-    """Weights that a stage keeps: all, or those of adapters on every linear layer of the blocks, at most."""
+    """Weights that a stage keeps: all, or those of adapters on every linear layer of the blocks, at most. A
+    classifier's head is left out: it is small, and how many labels there are is known with the data."""
     peft = config.peft if isinstance(config, FromModelStage) else None
     return min(size, adapter_parameters(model, peft.r)) if peft else size
 
@@ -62,7 +63,12 @@ def adapter_parameters(model: ModelConfig, rank: int) -> int:
     wide = model.intermediate_size or model.default_intermediate_size
     queries = (3 if model.attention_output_gate else 2) * (hidden + heads * head)
     feed_forward = (3 if model.feed_forward in GATED else 2) * (hidden + wide)
-    return rank * model.num_hidden_layers * (queries + 2 * (hidden + key_value * head) + feed_forward)
+    attention = queries + 2 * (hidden + key_value * head)
+    layers = model.num_hidden_layers * (attention + feed_forward)
+    if model.architecture == "encoder_decoder":
+        layers += model.num_hidden_layers * attention  # to the encoder
+        layers += (model.num_encoder_layers or model.num_hidden_layers) * (attention + feed_forward)
+    return rank * layers
 
 
 def _is_outside(plan: Plan, job: Job) -> bool:

@@ -57,7 +57,9 @@ class FinetuneStage(FromModelStage):
                 f"metric_for_best_model: '{self.metric_for_best_model}' is no score of {self.task}; choose one of "
                 f"{', '.join(fitting)}"
             )
-        if self.peft is not None:
-            yield "peft: finetune trains all weights; leave it out"
+        if self.peft is not None and self.model is None:
+            yield "peft: random weights are nothing to put an adapter on; say which by `model: `, or leave peft out"
+        if self.peft is not None and self.peft.quantization != "none" and self.task == "classification":
+            yield "peft: quantization: 4bit is for language models, and a classifier has a head of its own; use none"
         if self.tokenizer is not None and self.model is not None:
             yield "tokenizer is for random weights; the model brings its own"

@@ -19,7 +19,7 @@ class PeftConfig(Section):
     lora_alpha: PositiveInt = 32
     """The product is scaled by lora_alpha / r (use_rslora: by the root of r)."""
     lora_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    """Dropout of what the thin matrices read; sft and reward only."""
+    """Dropout of what the thin matrices read; not in dpo and ppo."""
     target_modules: Annotated[tuple[str, ...], Bare, Field(min_length=1)] = ("all-linear",)
     """all-linear (of the blocks, not the head), or the last parts of their names: q_proj, v_proj."""
     use_dora: bool = False

@@ -87,12 +87,12 @@ def _score(
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """Rows, and samples that a task has of its own."""
     data, seed = ctx.inputs.get(f"task.{number}.data"), cast(int, ctx.job.seed)
-    model, device = ctx.inputs["model"], ctx.launch.device
+    model, base, device = ctx.inputs["model"], ctx.inputs.get("model.base"), ctx.launch.device
     try:
         if task.name == "classification":
-            return score_classification(model, task, cast(Path, data), device=device, seed=seed)
+            return score_classification(model, task, cast(Path, data), device=device, seed=seed, base=base)
         if task.name == "seq2seq":
-            return score_pairs(model, task, cast(Path, data), device=device, seed=seed)
+            return score_pairs(model, task, cast(Path, data), device=device, seed=seed, base=base)
         if task.name in OTHERS:
             return score_masked(model, task, data, device=device, seed=seed), []
         if task.name in TASKS:

@@ -25,7 +25,7 @@ from pipelines.training.holdout import chat_scores, row_logits, target_scores
 from pipelines.training.inputs import Source, Tokens, sources, tokens_of
 from pipelines.training.losses import label_losses
 from pipelines.training.session import Clock, Examples, exact_run, examples_of, finish, seed_of
-from pipelines.training.starts import classifier, save_marks, writer
+from pipelines.training.starts import save_marks, starting_classifier, starting_writer
 from pipelines.training.writing import texts, write
 
 
@@ -45,7 +45,7 @@ def _classify(ctx: StageContext, config: FinetuneStage, tokens: Tokens, clock: C
     kind, names = label_names_of([source.train for source in mix])
     check_labels([source.holdout for source in mix], kind, names)
     weights = class_weights(config, mix, kind, names)
-    model = classifier(ctx.inputs.get("model"), ctx.job.model, tokens, kind, names, seed=seed_of(ctx))
+    model = starting_classifier(ctx, tokens, kind, names)
     eos = tokens.eos_id
     rows_of = partial(LabelledRows, label_names=names, bos_id=tokens.first_id, sep_id=eos, eos_id=eos)
     texts = examples_of(ctx, model, rows_of)
@@ -119,7 +119,7 @@ def class_weights(
 
 
 def _translate(ctx: StageContext, config: FinetuneStage, tokens: Tokens, clock: Clock) -> dict[str, Any]:
-    model = writer(ctx.inputs.get("model"), ctx.job.model, tokens, seed=seed_of(ctx))
+    model = starting_writer(ctx, tokens)
     is_encoder_decoder = bool(model.config.is_encoder_decoder)
     if is_encoder_decoder:
         pairs = examples_of(ctx, model, partial(SourceTargetRows, eos_id=tokens.eos_id))

@@ -10,7 +10,16 @@ from pipelines.data.schedule import mixed
 from pipelines.recipe.stages import PretrainStage
 from pipelines.stages.base import Metrics, StageContext
 from pipelines.training.arguments import num_steps, training_arguments
-from pipelines.training.inputs import Source, check_batch, fresh_model, longest, pretrained, sources, tokens_of
+from pipelines.training.inputs import (
+    Source,
+    check_batch,
+    fresh_model,
+    longest,
+    pretrained,
+    say_if_merged,
+    sources,
+    tokens_of,
+)
 from pipelines.training.objectives import AUTO_CLASSES, objective_of
 from pipelines.training.session import Clock, exact_run, finish, seed_of
 from pipelines.training.trainers import PretrainTrainer
@@ -24,6 +33,7 @@ def run(ctx: StageContext) -> Metrics:
         model = fresh_model(ctx.job.model, tokens, seed_of(ctx))
     else:
         base = ctx.inputs.get("model.base")
+        say_if_merged(ctx)
         model = pretrained(AUTO_CLASSES[config.objective], ctx.inputs["model"], tokens, base=base)
     max_length = longest(config, model)
     mix = sources(ctx, model.config.vocab_size)

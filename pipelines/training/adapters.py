@@ -27,8 +27,15 @@ NAME = "default"
 """Of the one adapter that a model carries."""
 PREFIX = "base_model.model."
 """What peft's files put before every name."""
-SCORE = "score"
-"""A reward model's head, which is trained and saved whole."""
+HEADS = ("score", "pooler")
+"""What reward models and classifiers have beside a language model's body: drawn, trained and saved whole."""
+TASK_TYPES: Mapping[str, str] = {
+    "ForSequenceClassification": "SEQ_CLS",
+    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
+}
+"""Ending of a class -> peft's word for what it does; all others are causal LMs."""
+LABELS = ("id2label", "problem_type")
+"""What a classifier's configuration says of its labels, and its base's does not."""
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -45,7 +52,7 @@ def quantization_of(config: PeftConfig, device: str, *, bf16: bool) -> BitsAndBy
     if config.quantization == "none":
         return None
     missing = [] if device == "gpu" and torch.cuda.is_available() else ["a GPU (launch.config)"]
-    missing += [] if find_spec("bitsandbytes") else ["the package bitsandbytes (pip install bitsandbytes)"]
+    missing += [] if find_spec("bitsandbytes") else ["the package bitsandbytes (pip install '.[qlora]')"]
     if missing:
         raise MachineError(
             f"peft: quantization: 4bit needs {' and '.join(missing)}; provide that, or use quantization: none"
@@ -63,8 +70,10 @@ def add_adapter(
 ) -> None:
     """Freeze the model and put an adapter on it that changes nothing yet, or that of the artifact `start` on `base`.
 
-    The layers are replaced in place and the class stays: nothing that trains or generates has to know. A head of
-    scores is trained beside the adapter. Raises DataError when target_modules names no linear layer."""
+    The layers are replaced in place and the class stays: nothing that trains or generates has to know. Heads that the
+    base lacks are trained beside the adapter. Weights in four bits need nothing more (peft's
+    prepare_model_for_kbit_training): all others are in float32 already. Raises DataError when target_modules names no
+    linear layer."""
     targets = _targets(model, config)
     model.requires_grad_(False)
     torch.manual_seed(key(seed, "adapter") % 2**63)
@@ -72,8 +81,13 @@ def add_adapter(
     if start is not None and base is not None:
         check_base(start, base)
         _load(model, start)
-    if isinstance(score := getattr(model, SCORE, None), nn.Module):
-        score.requires_grad_(True)
+    for name in _heads(model):
+        model.get_submodule(name).requires_grad_(True)
+
+
+def _heads(model: nn.Module) -> list[str]:
+    """Names of those that have weights."""
+    return [name for name, part in model.named_children() if name in HEADS and any(True for _ in part.parameters())]
 
 
 def _targets(model: PreTrainedModel, config: PeftConfig) -> list[str]:
@@ -115,21 +129,22 @@ def _inject(model: PreTrainedModel, config: LoraConfig) -> None:
 
 
 def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Names as in peft's files -> the adapter's tensors, and those of a score's head."""
+    """Names as in peft's files -> the adapter's tensors, and those of heads."""
     found = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         if f".{NAME}" in name and ".lora_" in name:
             found[PREFIX + name.replace(f".{NAME}", "")] = tensor
-        elif name.startswith(f"{SCORE}."):
+        elif name.partition(".")[0] in HEADS:
             found[PREFIX + name] = tensor
     return found
 
 
 def _load(model: PreTrainedModel, folder: Path) -> None:
-    """Strict, but that an adapter of a language model has no score."""
+    """Strict, but that an adapter of a language model has no heads: those of `model` stay as they were drawn."""
     stored, wanted = load_file(folder / WEIGHTS), adapter_tensors(model)
-    score = {name for name in wanted if name.startswith(f"{PREFIX}{SCORE}.")} - set(stored)
-    wanted = {name: tensor for name, tensor in wanted.items() if name not in score}
+    if task_type(folder) != "SEQ_CLS":
+        heads = tuple(f"{PREFIX}{name}." for name in HEADS)
+        wanted = {name: tensor for name, tensor in wanted.items() if not name.startswith(heads)}
     odd = sorted(
         name
         for name in {*stored, *wanted}
@@ -165,6 +180,20 @@ def merge(model: Model) -> Model:
     return model.requires_grad_(True)
 
 
+def task_type(folder: Path) -> str:
+    """peft's word for what the model of an adapter does."""
+    return str(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["task_type"])
+
+
+def labels_of(folder: Path) -> dict[str, Any]:
+    """Fields of the configuration of an adapter's classifier, or reward model, that its base's has not."""
+    found: dict[str, Any] | None = json.loads((folder / BASE).read_text(encoding="utf-8")).get("labels")
+    if found is None:  # a reward model's adapter of before
+        return {"num_labels": 1}
+    names = {int(number): name for number, name in found["id2label"].items()}
+    return found | {"id2label": names, "label2id": {name: number for number, name in names.items()}}
+
+
 def check_base(folder: Path, base: Path) -> None:
     """Raise ArtifactError unless `base` holds the bytes that the adapter was trained on."""
     recorded = json.loads((folder / BASE).read_text(encoding="utf-8"))["digest"]
@@ -189,17 +218,20 @@ def save_adapter(
         output.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_tensors(model).items()}
         save_file(tensors, output / WEIGHTS, {"format": "pt"})
-        has_score = hasattr(model, SCORE)
+        kinds = (word for ending, word in TASK_TYPES.items() if type(model).__name__.endswith(ending))
+        kind = next(kinds, "CAUSAL_LM")  # GPT2LMHeadModel has a name of its own
         lora = {
             **_lora_config(config, _targets_of(model)).to_dict(),
             "target_modules": _targets_of(model),
-            "task_type": "SEQ_CLS" if has_score else "CAUSAL_LM",
-            "modules_to_save": [SCORE] if has_score else None,
+            "task_type": kind,
+            "modules_to_save": _heads(model) or None,
             "base_model_name_or_path": f"../../{base.parent.name}/{base.name}",
             "inference_mode": True,
         }
         _write_json(output / CONFIG, {name: lora[name] for name in lora if name != "peft_version"})
-        facts = {"artifact": base.parent.name, "fingerprint": fingerprint, "digest": _digest(base)}
+        facts: dict[str, Any] = {"artifact": base.parent.name, "fingerprint": fingerprint, "digest": _digest(base)}
+        if kind == "SEQ_CLS":
+            facts |= {"labels": {name: getattr(model.config, name, None) for name in LABELS}}
         _write_json(output / BASE, facts)
         copy_tokenizer(tokenizer_folder, output)
         if config.quantization == "none":  # else the merged weights are others than the rounded ones

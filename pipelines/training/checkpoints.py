@@ -54,11 +54,12 @@ def check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
 def weights(model: torch.nn.Module) -> Tensors:
     """Every trainable parameter and persistent buffer once (tied ones under their first name).
 
-    Frozen parameters come again from the run's inputs, so an adapter's checkpoint holds the adapter only."""
-    frozen = {id(p) for p in model.parameters() if not p.requires_grad}
+    Frozen parameters come again from the run's inputs, so an adapter's checkpoint holds the adapter only. So do the
+    scales of weights in four bits, which a state dict shows and which are neither parameters nor buffers."""
+    kept = {id(p) for p in model.parameters() if p.requires_grad} | {id(buffer) for buffer in model.buffers()}
     once: dict[int, tuple[str, torch.Tensor]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in frozen:
+        if id(tensor) in kept:
             once.setdefault(id(tensor), (name, tensor))
     return {name: tensor.detach() for name, tensor in once.values()}
 

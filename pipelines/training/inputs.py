@@ -29,7 +29,7 @@ from pipelines.recipe.own_model import OwnModel
 from pipelines.recipe.training import FromModelStage, TrainStage
 from pipelines.stages.base import StageContext
 from pipelines.store.durable import MANIFEST
-from pipelines.training.adapters import add_adapter, merge_into, quantization_of
+from pipelines.training.adapters import add_adapter, labels_of, merge_into, quantization_of
 from pipelines.training.own_models import check_own_model, own_class
 
 
@@ -171,13 +171,15 @@ def _full_lm(
     return model
 
 
-def starting_lm(ctx: StageContext, tokens: Tokens, *, dropout: bool = True) -> PreTrainedModel:
+def starting_lm(
+    ctx: StageContext, tokens: Tokens, *, dropout: bool = True, auto_class: Any = AutoModelForCausalLM
+) -> PreTrainedModel:
     """The language model that a stage starts from, all of it trainable, or with `peft` an adapter on it alone."""
-    config, folder, base = _start(ctx)
+    config, folder, base = starting_point(ctx)
     if config.peft is None:
-        return causal_lm(folder, tokens, base=base, dropout=dropout)
+        return pretrained(auto_class, folder, tokens, base=base, dropout=dropout)
     quantization = quantization_of(config.peft, ctx.launch.device, bf16=config.mixed_precision == "bf16")
-    model = _full_lm(base or folder, tokens, dropout=dropout, quantization=quantization)
+    model = _full_lm(base or folder, tokens, dropout=dropout, quantization=quantization, auto_class=auto_class)
     assert ctx.job.seed is not None
     if quantization:
         model._hf_peft_config_loaded = True  # else Trainer refuses frozen weights in four bits
@@ -185,14 +187,20 @@ def starting_lm(ctx: StageContext, tokens: Tokens, *, dropout: bool = True) -> P
     return model
 
 
-def _start(ctx: StageContext) -> tuple[FromModelStage, Path, Path | None]:
-    """(config, model, its base where it is an adapter)."""
-    config, base = ctx.job.config, ctx.inputs.get("model.base")
+def starting_point(ctx: StageContext) -> tuple[FromModelStage, Path, Path | None]:
+    """(config, model, its base where it is an adapter). It says so where that is merged."""
+    config = ctx.job.config
     assert isinstance(config, FromModelStage)
-    if base and config.peft is None and PartialState().is_main_process:
+    if config.peft is None:
+        say_if_merged(ctx)
+    return config, ctx.inputs["model"], ctx.inputs.get("model.base")
+
+
+def say_if_merged(ctx: StageContext) -> None:
+    """For a stage that trains all weights: a line where it starts from an adapter."""
+    if "model.base" in ctx.inputs and PartialState().is_main_process:
         name = ctx.job.inputs["model"].job
         print(f"note: the adapter of {name} is merged into its base, and all weights are trained", flush=True)
-    return config, ctx.inputs["model"], base
 
 
 def dropout_of(ctx: StageContext) -> dict[str, float]:
@@ -207,7 +215,7 @@ def _dropout_in(folder: Path) -> dict[str, float]:
 
 def starting_reward_model(ctx: StageContext) -> PreTrainedModel:
     """The stage's language model with a fresh head of one score; with `peft` that head and an adapter are trainable."""
-    config, folder, base = _start(ctx)
+    config, folder, base = starting_point(ctx)
     seed = ctx.job.seed
     assert seed is not None
     model = reward_model(base or folder, seed)
@@ -230,10 +238,17 @@ def reward_model(folder: Path, seed: int) -> PreTrainedModel:
 
 def trained_reward_model(folder: Path, base: Path | None) -> PreTrainedModel:
     """What a reward stage made, in float32. An adapter is merged into its `base`, a language model."""
+    return trained_classifier(folder, base)
+
+
+def trained_classifier(folder: Path, base: Path | None) -> PreTrainedModel:
+    """A classifier with the labels of its training, in float32. An adapter is merged into its `base`."""
     if base is None:
         return AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
+    config: Any = AutoConfig.from_pretrained(base, trust_remote_code=False)
+    config.update(labels_of(folder))
     model = AutoModelForSequenceClassification.from_pretrained(
-        base, num_labels=1, dtype=torch.float32, trust_remote_code=False
+        base, config=config, dtype=torch.float32, trust_remote_code=False
     )
     return merge_into(model, folder, base)
 

@@ -150,7 +150,14 @@ def finish(
     clock.lap("saving")
     sizes = {"parameters": model.num_parameters(), "trainable_parameters": num_trainable(model)}
     best = trainer.exact.best.metrics() if trainer.exact.best else {}
-    return {**_course(ctx, trainer), **sizes, **best, **scores, **clock.seconds}
+    return {**_course(ctx, trainer), **sizes, **_merged(ctx), **best, **scores, **clock.seconds}
+
+
+def _merged(ctx: StageContext) -> dict[str, str]:
+    """For the manifest: the adapter that this job merged and did not go on with."""
+    if "model.base" not in ctx.inputs or getattr(ctx.job.config, "peft", None) is not None:
+        return {}
+    return {"merged_adapter": ctx.job.inputs["model"].job}
 
 
 def _course(ctx: StageContext, trainer: ExactTrainerMixin) -> dict[str, Any]:

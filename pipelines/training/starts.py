@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, processors
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     PreTrainedModel,
@@ -20,7 +21,9 @@ from pipelines.data.schedule import key
 from pipelines.errors import ArtifactError
 from pipelines.recipe.model import ModelConfig
 from pipelines.recipe.own_model import OwnModel
-from pipelines.training.inputs import Tokens, causal_lm, fresh_config, fresh_model
+from pipelines.stages.base import StageContext
+from pipelines.training.adapters import add_adapter, merge_into
+from pipelines.training.inputs import Tokens, fresh_config, fresh_model, starting_lm, starting_point
 
 
 def classifier(
@@ -54,16 +57,34 @@ def classifier(
     return made
 
 
-def writer(folder: Path | None, model: ModelConfig | OwnModel | None, tokens: Tokens, *, seed: int) -> PreTrainedModel:
-    """An encoder-decoder or a decoder with its head over the vocabulary, in float32."""
-    if folder is None:
-        assert model is not None
-        return fresh_model(model, tokens, seed)
-    if not AutoConfig.from_pretrained(folder, trust_remote_code=False).is_encoder_decoder:
-        return causal_lm(folder, tokens)
-    made = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
-    _require_embeddings(made, tokens)
+def starting_classifier(ctx: StageContext, tokens: Tokens, kind: LabelKind, names: Sequence[str]) -> PreTrainedModel:
+    """What `classifier` makes for this job; with `peft` its head and an adapter on the body are trainable, and that of
+    a language model is gone on with. Without, such an adapter is merged."""
+    seed = ctx.job.seed
+    assert seed is not None
+    if "model" not in ctx.inputs:
+        return classifier(None, ctx.job.model, tokens, kind, names, seed=seed)
+    config, folder, base = starting_point(ctx)
+    made = classifier(base or folder, None, tokens, kind, names, seed=seed)
+    if config.peft is not None:
+        add_adapter(made, config.peft, seed, start=folder if base else None, base=base)
+    elif base is not None:
+        merge_into(made, folder, base)
     return made
+
+
+def starting_writer(ctx: StageContext, tokens: Tokens) -> PreTrainedModel:
+    """An encoder-decoder or a decoder with its head over the vocabulary, in float32; with `peft` an adapter on it."""
+    if "model" not in ctx.inputs:
+        assert ctx.job.model is not None and ctx.job.seed is not None
+        return fresh_model(ctx.job.model, tokens, ctx.job.seed)
+    return starting_lm(ctx, tokens, auto_class=writer_class(ctx.inputs.get("model.base", ctx.inputs["model"])))
+
+
+def writer_class(folder: Path) -> Any:
+    """The Auto class that reads a full model which writes targets."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
 def save_marks(output: Path, tokens: Tokens, *, has_types: bool) -> None:

@@ -1,5 +1,6 @@
 """Low-rank adapters: trained alone on frozen weights, saved alone, and the same model wherever they are read."""
 
+import gc
 import json
 import math
 from dataclasses import replace
@@ -228,9 +229,24 @@ def test_without_peft_an_adapter_is_merged_and_all_is_trained(tmp_path: Path, ca
     full = job(tmp_path, "sft", start=sft, peft=None, learning_rate=1e-9)
     metrics = run(full)
     assert "note: the adapter of model is merged into its base, and all weights are trained" in capsys.readouterr().out
-    assert metrics["trainable_parameters"] == metrics["parameters"]
+    assert metrics["trainable_parameters"] == metrics["parameters"] and metrics["merged_adapter"] == "model"
     again = AutoModelForCausalLM.from_pretrained(full.output)
     assert torch.allclose(logits(again), logits(read(sft)), atol=1e-5)
+
+
+def test_pretrain_merges_an_adapter_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    sft = job(tmp_path, "sft", learning_rate=1e-2)
+    run(sft)
+    ctx = context(
+        tmp_path / "more", "pretrain", random_tokens(tmp_path / "text", "text"), model="sft", learning_rate=1e-9
+    )
+    facts = {**ctx.job.inputs, "model": sft.job.inputs["model"].model_copy(update={"job": "sft"})}
+    inputs = {**ctx.inputs, "model": sft.output, "model.base": sft.inputs["model"]}
+    ctx = replace(ctx, inputs=inputs, job=ctx.job.model_copy(update={"model": None, "inputs": facts}))
+    metrics = run(ctx)
+    assert "note: the adapter of sft is merged into its base, and all weights are trained" in capsys.readouterr().out
+    assert metrics["merged_adapter"] == "sft" and metrics["trainable_parameters"] == metrics["parameters"]
+    assert torch.allclose(logits(AutoModelForCausalLM.from_pretrained(ctx.output)), logits(read(sft)), atol=1e-5)
 
 
 def test_going_on_continues_the_adapter_itself(tmp_path: Path) -> None:
@@ -275,3 +291,27 @@ def test_the_plan_knows_how_much_an_adapter_trains(tmp_path: Path) -> None:
     ctx = job(tmp_path, "sft")
     model = starting_lm(ctx, tokens_of(ctx.inputs["model"]))
     assert adapter_parameters(MODEL, PEFT["r"]) == num_trainable(model)
+
+
+@pytest.mark.parametrize(("kind", "peft", "copies"), [("dpo", PEFT, 1), ("ppo", PEFT, 2), ("ppo", None, 3)])
+def test_no_second_copy_of_the_base_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, peft: dict | None, copies: int
+) -> None:
+    """ppo also holds the reward model; without peft its reference is a copy, which shows that the census finds one."""
+    sft = job(tmp_path, "sft", learning_rate=1e-2)
+    run(sft)
+    gc.collect()
+    before, seen = {id(part) for part in gc.get_objects() if isinstance(part, torch.nn.Parameter)}, []
+
+    def census(self, number: int) -> dict[str, float]:
+        gc.collect()
+        alive = [p for p in gc.get_objects() if isinstance(p, torch.nn.Parameter) and id(p) not in before]
+        held = {p.untyped_storage().data_ptr(): p.numel() for p in alive}
+        seen.append(sum(held.values()))
+        return {}
+
+    monkeypatch.setattr(ExactTrainerMixin if kind == "dpo" else PPOTrainer, "step_metrics", census)
+    ctx = job(tmp_path, kind, start=sft, peft=peft)
+    run(ctx)
+    size = read(sft).num_parameters()
+    assert seen and copies * size <= max(seen) < (copies + 0.5) * size

@@ -27,9 +27,12 @@ from pipelines.training.saving import save_model
 from pipelines.training.writing import write
 
 
-def evaluated(root: Path, model: Path, data: Path | None, *tasks: dict[str, Any]) -> dict[str, Any]:
-    """scores.json of an evaluate job."""
+def evaluated(
+    root: Path, model: Path, data: Path | None, *tasks: dict[str, Any], base: Path | None = None
+) -> dict[str, Any]:
+    """scores.json of an evaluate job; `base` is an adapter's."""
     inputs = {"model": model} | ({f"task.{number}.data": data for number in range(len(tasks))} if data else {})
+    inputs |= {"model.base": base} if base else {}
     config = {"kind": "evaluate", "models": ["tuned"], "tasks": list(tasks)}
     job = Job(
         name="evaluate-tuned",

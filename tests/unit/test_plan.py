@@ -6,6 +6,7 @@ import pytest
 from tiny_recipe import TEXT, chain, fingerprints, planned
 
 from pipelines.errors import RecipeError
+from pipelines.plan.estimate import estimate
 from pipelines.plan.files import Digests, format_of
 from pipelines.plan.jobs import Job
 
@@ -354,3 +355,24 @@ def test_an_adapter_of_default_settings_is_not_the_full_model(tmp_path: Path) ->
     null["stages"]["sft"]["peft"], empty["stages"]["sft"]["peft"] = None, {}
     prints = [planned(tmp_path, recipe).by_name["sft"].fingerprint for recipe in (plain, null, empty)]
     assert prints[0] == prints[1] != prints[2]
+
+
+def test_who_reads_a_finetuned_adapter_is_given_its_base_and_it_costs_little_disk(tmp_path: Path) -> None:
+    recipe = chain()
+    (tmp_path / "reviews.jsonl").write_text('{"text": "good", "label": "a"}\n{"text": "bad", "label": "b"}\n')
+    recipe["data"]["reviews"] = {"files": "reviews.jsonl", "format": "labelled", "holdout": 0.4}
+    recipe["stages"]["labels"] = {
+        **{"kind": "finetune", "task": "classification", "model": "sft", "data": "reviews", "duration": "4 steps"},
+        **{"global_batch_size": 8, "learning_rate": 0.001},
+    }
+    scored = {"kind": "evaluate", "models": ["labels"], "tasks": [{"name": "classification", "data": "reviews"}]}
+    recipe["stages"]["scored"] = scored
+    full = planned(tmp_path, recipe)
+    for name in ("sft", "labels"):
+        recipe["stages"][name]["peft"] = {"r": 2}
+    plan = planned(tmp_path, recipe)
+    job, base = plan.by_name["labels"], plan.by_name["pretrain"].fingerprint
+    assert job.base.fingerprint == job.inputs["model.base"].fingerprint == base
+    assert plan.by_name["scored-labels"].inputs["model.base"].fingerprint == base
+    sizes = [estimate(each, each.by_name["labels"]).disk_bytes for each in (full, plan)]
+    assert sizes[1] < sizes[0] / 4

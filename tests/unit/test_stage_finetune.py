@@ -16,10 +16,10 @@ from pipelines.data.tokens import TokenTable
 from pipelines.errors import DataError
 from pipelines.stages.base import LaunchSettings, StageContext
 from pipelines.training.best import Best
-from pipelines.training.inputs import tokens_of
+from pipelines.training.inputs import causal_lm, fresh_model, tokens_of
 from pipelines.training.losses import label_losses, target_loss
 from pipelines.training.sentinel import read_metrics
-from pipelines.training.starts import classifier, writer
+from pipelines.training.starts import classifier
 
 PLAIN = {"dropout": 0.0}
 
@@ -82,7 +82,7 @@ def test_the_first_step_s_loss_of_pairs_is_per_target_token(tmp_path: Path) -> N
         ctx = context(root, table, architecture=architecture, task="seq2seq", duration="1 steps", shape=PLAIN)
         run(ctx)
         tokens, rows = tokens_of(root / "tokenizer"), TokenTable.open(table, "train")
-        model = writer(None, ctx.job.model, tokens, seed=7).eval()
+        model = fresh_model(ctx.job.model, tokens, 7).eval()
         found = []
         for row in range(8):
             source, target = rows.ids("source_ids", row).tolist(), [*rows.ids("target_ids", row).tolist(), EOS]
@@ -169,7 +169,7 @@ def test_the_head_is_drawn_and_the_body_is_the_model_s(tmp_path: Path) -> None:
     )
     assert torch.equal(one["score.weight"], same["score.weight"]) and one["score.weight"].shape[0] == 3
     assert not torch.equal(one["score.weight"], other["score.weight"])
-    saved = writer(base, None, tokens, seed=1).state_dict()
+    saved = causal_lm(base, tokens).state_dict()
     assert torch.equal(one["model.embed_tokens.weight"], saved["model.embed_tokens.weight"])
     ctx = context(tmp_path, labelled(tmp_path / "t", "single"), model=base, duration="2 steps")
     assert run(ctx)["steps"] == 2
