@@ -76,7 +76,7 @@ def names_in(label: Label) -> Sequence[str]:
 
 
 def _is_whole(name: str) -> bool:
-    return re.fullmatch(r"-?(0|[1-9][0-9]{0,17})", name) is not None
+    return re.fullmatch(r"0|-?[1-9][0-9]{0,17}", name) is not None
 
 
 def _labels(tables: Sequence[TokenTable]) -> Iterator[tuple[Any, str]]:

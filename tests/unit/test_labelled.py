@@ -81,6 +81,9 @@ def test_names_are_those_of_all_tables_and_their_order_does_not_matter(tmp_path:
     assert label_names_of([one, two]) == label_names_of([two, one]) == ("single_label", ("10", "9", "b", "c"))
     assert label_names_of([of_labels(tmp_path / "3", "10", "9", "-1", "0")])[1] == ("-1", "0", "9", "10")
     assert label_names_of([of_labels(tmp_path / "4", "10", "9", "01")])[1] == ("01", "10", "9")
+    # Equal as numbers: their order would be that of a set, another one in each process.
+    for labels in (("1", "0", "-0"), ("-0", "0", "1")):
+        assert label_names_of([of_labels(tmp_path / f"first {labels[0]}", *labels)])[1] == ("-0", "0", "1")
 
 
 def test_labels_of_two_types_are_named_with_their_rows(tmp_path: Path) -> None:
