@@ -1,7 +1,8 @@
 """Loops over the bytes of many texts at once, compiled by numba.
 
 Texts are UTF-8, one after the other in one array, with the place where each begins. Words are what stands between
-spaces; a hash stands for each (64 bits: two different words of a text share one once in 10^19 / words^2 texts).
+spaces and line ends of ASCII; a hash stands for each (64 bits: two different words of a text share one once in
+10^19 / words^2 texts).
 """
 
 from collections.abc import Sequence
@@ -9,16 +10,19 @@ from collections.abc import Sequence
 import numpy as np
 from numba import njit
 
+from pipelines.cleaning.lines import TERMINAL
+
 Array = np.ndarray
 
 SPACE, LETTER, DIGIT, OTHER, CONTINUATION = 0, 1, 2, 3, 4
+LINE_END, HASH, DOT = 10, 35, 46
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _SEED = np.uint64(0xCBF29CE484222325)
 
 
 def _kinds() -> Array:
-    """What each byte is. A character beyond ASCII counts as a letter; where a word needs one, that is right for all
-    scripts, and wrong for signs only (U+2000 to U+2BFF begin with E2 and are told apart by it)."""
+    """What the first byte of a character says of it, and that the others are CONTINUATION. Beyond ASCII all is taken
+    for letters but U+0080 to U+00BF, U+2000 to U+2FFF and U+10000 upwards, which are signs and emoji mostly."""
     kinds = np.full(256, OTHER, np.uint8)
     kinds[[9, 10, 11, 12, 13, 32]] = SPACE
     for first, last, kind in ((65, 90, LETTER), (97, 122, LETTER), (48, 57, DIGIT), (0x80, 0xBF, CONTINUATION)):
@@ -46,44 +50,45 @@ def mixed(value: np.uint64) -> np.uint64:
     return value ^ (value >> np.uint64(31))
 
 
+@njit(cache=True, nogil=True, inline="always")
+def after_spaces(data, place, stop, kinds):
+    """The next place that holds no space, or the end."""
+    while place < stop and kinds[data[place]] == SPACE:
+        place += 1
+    return place
+
+
 @njit(cache=True, nogil=True)
 def find_words(data, start, stop, kinds, begins, ends, hashes, lengths):
     """Words of one text: their places, hashes and characters; returns how many. The arrays hold (stop - start) // 2 + 1
     at least."""
-    count, place = 0, start
+    count, place = 0, after_spaces(data, start, stop, kinds)
     while place < stop:
-        while place < stop and kinds[data[place]] == 0:
-            place += 1
-        if place == stop:
-            break
         begins[count] = place
         value, characters = _SEED, 0
-        while place < stop and kinds[data[place]] != 0:
+        while place < stop and kinds[data[place]] != SPACE:
             byte = data[place]
             value = (value ^ np.uint64(byte)) * _MULTIPLIER
-            characters += kinds[byte] != 4
+            characters += kinds[byte] != CONTINUATION
             place += 1
         ends[count], hashes[count], lengths[count] = place, mixed(value), characters
         count += 1
+        place = after_spaces(data, place, stop, kinds)
     return count
 
 
 @njit(cache=True, nogil=True)
 def find_lines(data, start, stop, kinds, begins, ends, hashes, lengths, least_breaks):
     """Lines of one text, or its paragraphs (`least_breaks` 2), without the spaces around them; as `find_words`."""
-    count, place = 0, start
+    count, place = 0, after_spaces(data, start, stop, kinds)
     while place < stop:
-        while place < stop and kinds[data[place]] == 0:
-            place += 1
-        if place == stop:
-            break
         begins[count], ends[count], lengths[count] = place, place, 0
         value, characters, breaks = _SEED, 0, 0
         while place < stop and breaks < least_breaks:
             byte = data[place]
-            characters += kinds[byte] != 4
-            if kinds[byte] == 0:
-                breaks += byte == 10
+            characters += kinds[byte] != CONTINUATION
+            if kinds[byte] == SPACE:
+                breaks += byte == LINE_END
                 value += np.uint64(1)
             else:
                 breaks = 0
@@ -92,6 +97,7 @@ def find_lines(data, start, stop, kinds, begins, ends, hashes, lengths, least_br
             place += 1
         hashes[count] = mixed(hashes[count])
         count += 1
+        place = after_spaces(data, place, stop, kinds)
     return count
 
 
@@ -202,28 +208,8 @@ REPETITION = (
 )
 
 ELLIPSIS, BULLET = np.uint64(0xE280A6), np.uint64(0xE280A2)
-
-
-@njit(cache=True, nogil=True)
-def ends_sentence(data, begin, end):
-    """Whether a line ends with . ! ? or a quotation mark, of ASCII or of other scripts, or with an ellipsis."""
-    last = data[end - 1]
-    if last == 46 or last == 33 or last == 63 or last == 34 or last == 39:
-        return True
-    if end - begin < 3 or last < 0x80:
-        return False
-    sign = (np.uint64(data[end - 3]) << np.uint64(16)) | (np.uint64(data[end - 2]) << np.uint64(8)) | np.uint64(last)
-    for known in TERMINAL:  # noqa: SIM110  numba compiles loops
-        if sign == known:
-            return True
-    return False
-
-
-TERMINAL = np.array(
-    [int.from_bytes(sign.encode()) for sign in "\u201c\u201d\u2019\u2026\u3002\uff01\uff1f\u300d\u300f\u0964\u203d"],
-    np.uint64,
-)
-"""Characters of three bytes that end a sentence."""
+_SHORT = np.array([ord(sign) for sign in TERMINAL if sign.isascii()], np.uint8)
+_LONG = np.array([int.from_bytes(sign.encode()) for sign in TERMINAL if not sign.isascii()], np.uint64)
 
 
 @njit(cache=True, nogil=True)
@@ -236,13 +222,32 @@ def is_sign(data, begin, end, sign):
 
 
 @njit(cache=True, nogil=True)
+def is_ellipsis(data, begin, end):
+    """Whether three dots stand at a place, or one sign for them."""
+    dots = end - begin >= 3 and data[begin] == DOT and data[begin + 1] == DOT and data[begin + 2] == DOT
+    return dots or is_sign(data, begin, end, ELLIPSIS)
+
+
+@njit(cache=True, nogil=True)
+def ends_sentence(data, begin, end):
+    """Whether a line ends with one of TERMINAL."""
+    for byte in _SHORT:
+        if data[end - 1] == byte:
+            return True
+    for sign in _LONG:  # noqa: SIM110  numba compiles loops
+        if is_sign(data, max(begin, end - 3), end, sign):
+            return True
+    return False
+
+
+@njit(cache=True, nogil=True)
 def word_shape(data, kinds, stop_words, begins, ends, lengths, words, row):
     """Of a text's words, into its row."""
     total, with_letter, found = 0, 0, np.uint64(0)
     for word in range(words):
         total += lengths[word]
         for place in range(begins[word], ends[word]):
-            if kinds[data[place]] == 1:
+            if kinds[data[place]] == LETTER:
                 with_letter += 1
                 break
         if ends[word] - begins[word] <= 4:
@@ -266,10 +271,8 @@ def line_shape(data, begins, ends, lengths, lines, row):
     bullets, ellipses, whole, short = 0, 0, 0, 0
     for line in range(lines):
         first, end = begins[line], ends[line]
-        bullets += data[first] == 45 or data[first] == 42 or is_sign(data, first, end, BULLET)
-        if end - first >= 3:
-            dots = data[end - 1] == 46 and data[end - 2] == 46 and data[end - 3] == 46
-            ellipses += dots or is_sign(data, end - 3, end, ELLIPSIS)
+        bullets += data[first] == ord("-") or data[first] == ord("*") or is_sign(data, first, end, BULLET)
+        ellipses += is_ellipsis(data, max(first, end - 3), end)
         whole += ends_sentence(data, first, end)
         short += lengths[line] < 30
     row[6], row[7], row[8] = lines, bullets / max(lines, 1), ellipses / max(lines, 1)
@@ -292,15 +295,10 @@ def shape(data, starts, kinds, stop_words, out):
         for place in range(start, stop):
             byte = data[place]
             kind = kinds[byte]
-            characters += kind != 4
-            spaces += kind == 0
-            digits += kind == 2
-            if byte == 35:  # #
-                symbols += 1
-            elif byte == 46:
-                symbols += place + 2 < stop and data[place + 1] == 46 and data[place + 2] == 46
-            elif byte == 0xE2:
-                symbols += is_sign(data, place, stop, ELLIPSIS)
+            characters += kind != CONTINUATION
+            spaces += kind == SPACE
+            digits += kind == DIGIT
+            symbols += byte == HASH or is_ellipsis(data, place, stop)
         words = find_words(data, start, stop, kinds, begins, ends, hashes, lengths)
         word_shape(data, kinds, stop_words, begins, ends, lengths, words, row)
         lines = find_lines(data, start, stop, kinds, begins, ends, hashes, lengths, 1)

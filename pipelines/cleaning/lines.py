@@ -4,7 +4,8 @@ import re
 
 from pipelines.recipe.quality import Lines
 
-TERMINAL = tuple(".!?\"'\u201d\u2019\u2026\u3002\uff01\uff1f\u300d\u300f\u0964")
+TERMINAL = tuple(".!?\"'\u201c\u201d\u2019\u2026\u203d\u3002\uff01\uff1f\u300d\u300f\u0964")
+"""Characters that end a sentence, of ASCII and of other scripts; those beyond ASCII are three bytes long."""
 BOILERPLATE = re.compile(
     r"javascript|\bcookies?\b|terms of (?:use|service)|privacy policy|all rights reserved|lorem ipsum"
     r"|\b(?:sign|log)(?:ed)? ?in\b|\bsubscribe\b|\bnewsletter\b|\bclick here\b|\bread more\b",

@@ -21,6 +21,8 @@ KEY = re.compile(
     r"|glpat-[A-Za-z0-9_-]{20})(?![A-Za-z0-9])"
 )
 """Keys that say whose they are (AWS, GitHub, Hugging Face, OpenAI, Anthropic, Slack, Google, GitLab), and PEM."""
+GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+"""What is given out of IPv6 (RFC 4291, 2.4)."""
 _KEY_SIGNS = ("PRIVATE KEY", "AKIA", "ASIA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "hf_", "sk-", "xox",
               "AIza", "glpat-")  # fmt: skip
 
@@ -57,8 +59,10 @@ def _any(found: str) -> bool:
 
 
 def _is_public(found: str) -> bool:
-    """Version numbers and times of day look like addresses; those of no network anybody can reach harm nobody."""
+    """Version numbers, times of day and names in programs look like addresses; those of no network anybody can reach
+    harm nobody."""
     try:
-        return ipaddress.ip_address(found).is_global
+        address = ipaddress.ip_address(found)
     except ValueError:
         return False
+    return address.is_global and (address.version == 4 or address in GLOBAL_UNICAST)

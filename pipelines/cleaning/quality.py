@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipelines.cleaning import kernels
-from pipelines.cleaning.language import Languages
+from pipelines.cleaning.language import language_fault
 from pipelines.cleaning.lines import LineFilter
 from pipelines.cleaning.personal_data import Replacer
 from pipelines.cleaning.repair import bad_characters, repaired
@@ -100,10 +100,9 @@ def _made(config: recipe.Filter) -> Judge:
     if isinstance(config, recipe.PersonalData):
         return _replacing(Replacer(config))
     if isinstance(config, recipe.Lines):
-        return _lines(LineFilter(config))
+        return _changing(LineFilter(config))
     if isinstance(config, recipe.Language):
-        languages = Languages(config)
-        return lambda batch: [languages.fault(text) for text in batch.texts]
+        return lambda batch: [language_fault(text, config) for text in batch.texts]
     if isinstance(config, recipe.BadCharacters):
         most = config.max_bad_characters
         return lambda batch: [_above("bad_characters", bad_characters(text), most) for text in batch.texts]
@@ -123,14 +122,6 @@ def _replacing(replace: Replacer) -> Judge:
         digits = np.rint(batch.column("digits") * batch.column("characters")).astype(int).tolist()
         batch.replace([replace(text, count) for text, count in zip(batch.texts, digits, strict=True)])
         return [None] * len(batch.texts)
-
-    return judge
-
-
-def _lines(keep: LineFilter) -> Judge:
-    def judge(batch: Batch) -> list[str | None]:
-        batch.replace([keep(text) for text in batch.texts])
-        return ["no line is left" if not text else None for text in batch.texts]
 
     return judge
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tokenizers import Tokenizer
 
@@ -40,9 +40,8 @@ class ChatRenderer:
         self._control = {token.content: number for number, token in tokenizer.get_added_tokens_decoder().items()}
         self.add_bos_token: bool = info["add_bos_token"]
         self.changes_text: bool = info.get("changes_text", False)
-        self._fast: FastBpe | None = None
-        self._is_fast: bool | None = None
-        """Whether the faster engine gives the same ids; found out with the first batch that is worth it."""
+        self._fast: FastBpe | Literal[False] | None = None
+        """The faster engine, or False where it would give other ids; found out with the first batch worth it."""
 
     @classmethod
     def load(cls, folder: Path) -> "ChatRenderer":
@@ -161,10 +160,10 @@ class ChatRenderer:
         return assembled
 
     def _encoded(self, texts: Sequence[str]) -> list[Ids]:
-        if self._is_fast is None and len(texts) >= self.MANY:
-            self._fast = FastBpe.of(self.tokenizer)
-            self._is_fast = self._fast is not None and self._fast.agrees(self.tokenizer, texts[: self.MANY])
-        if self._is_fast and self._fast:
+        if self._fast is None and len(texts) >= self.MANY:
+            made = FastBpe.of(self.tokenizer)
+            self._fast = made if made is not None and made.agrees(self.tokenizer, texts[: self.MANY]) else False
+        if self._fast:
             return self._fast.encode(texts, num_threads=_threads())
         return [one.ids for one in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 

@@ -19,6 +19,10 @@ Ids = list[int]
 
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 """The pieces of `pre_tokenizers.ByteLevel(use_regex=True)`, written without backtracking."""
+OWN_WAYS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", "ignore_merges")
+"""Settings of a BPE model that tiktoken does not have; `ignore_merges` would hide what `of` looks for."""
+CHANGES = ("normalizer", "truncation", "padding")
+"""Parts of a tokenizer that change texts or rows of ids."""
 PROBES = (
     " don't  stop, it's 1999:\n\n\tfunction(x) { return x[0] + 'y'; }  \n",
     "Grüße, naïve façade — “quoted” … 東京都 привет नमस्ते مرحبا 🙂👩‍👩‍👧 e\u0301 \u00a0\u2028\u3000\u200b\ufeff",
@@ -44,9 +48,7 @@ class FastBpe:
         """None where tiktoken could give other ids, or is no engine for this kind of tokenizer."""
         spec = json.loads(tokenizer.to_str())
         pattern, model = _pattern(spec), spec["model"]
-        plain = model["type"] == "BPE" and not any(
-            model.get(name) for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk")
-        )
+        plain = model["type"] == "BPE" and not any(map(model.get, OWN_WAYS)) and not any(map(spec.get, CHANGES))
         # A token that is added without being special is looked for in texts, even when control tokens are not.
         if not plain or pattern is None or not all(token["special"] for token in spec["added_tokens"]):
             return None
@@ -59,7 +61,10 @@ class FastBpe:
         if any(len(tokenizer.model.tokenize(token)) != 1 for token in merged):
             return None
         ranks = {bytes(bytes_of[character] for character in token): rank for rank, token in enumerate(order)}
-        return cls(ranks, ids, pattern)
+        try:
+            return cls(ranks, ids, pattern)
+        except ValueError:  # tiktoken reads another dialect of regular expressions
+            return None
 
     def encode(self, texts: Sequence[str], *, num_threads: int) -> list[Ids]:
         """Ids of each text, without control tokens."""
@@ -86,8 +91,8 @@ def _both(merge: str | list[str]) -> list[str]:
 
 def _pattern(spec: dict[str, Any]) -> str | None:
     """How texts are cut into pieces, as a regular expression; None where it is done in another way."""
-    steps, normalizer = spec["pre_tokenizer"], spec["normalizer"]
-    if steps is None or normalizer is not None:
+    steps = spec["pre_tokenizer"]
+    if steps is None:
         return None
     steps = steps["pretokenizers"] if steps["type"] == "Sequence" else [steps]
     *cuts, last = steps

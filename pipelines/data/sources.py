@@ -19,13 +19,13 @@ def read(dataset: Dataset, files: Sequence[Path], cache: Path) -> Iterator[Item]
 
 def read_holdout(dataset: Dataset, files: Sequence[Path], cache: Path) -> Iterator[Item]:
     """Rows of the holdout that is a source of its own: files, a split, or the built-in world's."""
-    return (
-        read_builtin(dataset, "holdout") if dataset.builtin else _source(dataset, dataset.holdout_split, files, cache)
-    )
+    if dataset.builtin:
+        return read_builtin(dataset, "holdout")
+    return _source(dataset, dataset.holdout_split or "", files, cache)
 
 
-def _source(dataset: Dataset, split: str | None, files: Sequence[Path], cache: Path) -> Iterator[Item]:
-    if dataset.hub and split:
+def _source(dataset: Dataset, split: str, files: Sequence[Path], cache: Path) -> Iterator[Item]:
+    if dataset.hub:
         return read_hub(dataset.hub, dataset.subset, split, revision=dataset.revision, cache=cache)
     return read_files(files, dataset)
 

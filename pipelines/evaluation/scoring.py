@@ -11,7 +11,7 @@ from pipelines.evaluation import metrics
 from pipelines.evaluation.subject import Subject
 from pipelines.recipe.evaluation import TaskConfig
 from pipelines.rewards import REWARDS
-from pipelines.training.inputs import trained_reward_model
+from pipelines.training.inputs import trained_classifier
 from pipelines.training.rollouts import PromptRows, held_out_scores
 from pipelines.training.scoring import Reward, RewardFunction, RewardModel, require_same_tokenizer
 
@@ -75,5 +75,5 @@ def _reward(subject: Subject, config: TaskConfig, model: Path, reward_model: Pat
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
         return RewardFunction(REWARDS[config.reward_funcs or ""], tokenizer)
     require_same_tokenizer(model, reward_model)
-    scorer = trained_reward_model(reward_model, base)
+    scorer = trained_classifier(reward_model, base)
     return RewardModel(scorer.to(subject.model.device), subject.tokens.pad_id)  # type: ignore[arg-type]

@@ -24,10 +24,12 @@ class Seq2SeqLM(HFLM):
 
     template_digest: str | None = None
 
-    def __init__(self, folder: Path, *, device: str = "cpu", batch_size: int | None = None):
+    def __init__(self, folder: Path, *, base: Path | None = None, device: str = "cpu", batch_size: int | None = None):
+        """An adapter in `folder` is merged into its `base`."""
         state = PartialState(cpu=device == "cpu")
         self.tokens, self.renderer = tokens_of(folder), ChatRenderer.load(folder)
-        model: Any = pretrained(AutoModelForSeq2SeqLM, folder, self.tokens).to(state.device).eval()  # type: ignore[arg-type]
+        model: Any = pretrained(AutoModelForSeq2SeqLM, folder, self.tokens, base=base)
+        model = model.to(state.device).eval()
         super().__init__(
             pretrained=model,
             tokenizer=self.tokens.tokenizer,  # type: ignore[arg-type]

@@ -75,7 +75,7 @@ class Dataset(Section):
     quality: QualityField | None = None
     """Which texts are worth training on: a preset (web, books), or filters in their order, bare or with thresholds."""
     limit: PositiveInt | None = None
-    """Use only the first rows of the source, before the holdout is split off."""
+    """Use only the first rows of the source, before the holdout is split off; a holdout of its own stays whole."""
     holdout: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.01
     """Share of examples kept out of training, chosen by a hash of their content. 0 keeps none."""
     holdout_files: Annotated[tuple[str, ...], Bare, LocalFile()] = ()

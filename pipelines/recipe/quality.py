@@ -6,8 +6,22 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from pipelines.recipe.base import Bare, Section
+from pipelines.recipe.words import did_you_mean
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+# Mirrors the labels of py3langid's model; a contract test keeps the two equal.
+LANGUAGES = frozenset((
+    "ace", "af", "am", "an", "ar", "ary", "arz", "as", "az", "ba", "bcl", "be", "bg", "bn", "br", "bs", "ca", "crh",
+    "cs", "cy", "da", "de", "dz", "el", "en", "eo", "es", "et", "eu", "ext", "fa", "fi", "fo", "fr", "fuv", "fy",
+    "ga", "gcf", "gcr", "gd", "gl", "gom", "grc", "gu", "gug", "guw", "ha", "hbo", "he", "hi", "hr", "ht", "hu",
+    "hy", "id", "ig", "is", "it", "ja", "jv", "ka", "kab", "kik", "kk", "km", "kn", "ko", "ku", "ky", "la", "lb",
+    "lg", "lij", "ln", "lo", "lt", "ltg", "lv", "mg", "mk", "ml", "mn", "mr", "ms", "mt", "my", "ne", "nl", "nn",
+    "no", "nso", "oc", "om", "or", "pa", "pcm", "pl", "ps", "pt", "qu", "ro", "ru", "rw", "sa", "sdh", "se", "si",
+    "sk", "sl", "sn", "so", "sq", "sr", "st", "sv", "sw", "ta", "te", "tg", "th", "tk", "tl", "tr", "tt", "ug",
+    "uk", "ur", "uz", "uzs", "vec", "vi", "vo", "wa", "wuu", "xh", "yo", "yue", "zh", "zu", "zxx",
+))  # fmt: skip
+_CODES = ", ".join(sorted(LANGUAGES))
 
 
 class Repair(Section):
@@ -27,7 +41,7 @@ class BadCharacters(Section):
 
 
 class Lines(Section):
-    """Remove lines that are no text (C4, arXiv 1910.10683, 2.2); changes texts, drops those that have no other."""
+    """Remove lines that are no text, in C4's way (arXiv 1910.10683, 2.2); changes texts, drops those of no others."""
 
     kind: Literal["lines"]
     min_words: NonNegativeInt = 3
@@ -35,7 +49,8 @@ class Lines(Section):
     terminal_punctuation: bool = True
     """Lines that end without a full stop, question mark, exclamation mark or quotation mark go."""
     boilerplate: bool = True
-    """Lines that speak of JavaScript, cookies, terms of use or privacy policies go."""
+    """Short lines that speak of JavaScript, cookies, terms of use, privacy policies or rights, or that ask to log in,
+    to subscribe, to click or to read more, go."""
 
 
 class Length(Section):
@@ -90,7 +105,7 @@ class GopherRepetition(Section):
 
 
 class FineWeb(Section):
-    """Drop lists and menus (FineWeb, arXiv 2406.17557, 3.6)."""
+    """Drop lists and menus (FineWeb, arXiv 2406.17557)."""
 
     kind: Literal["fineweb"]
     min_whole_lines: Share = 0.12
@@ -102,13 +117,19 @@ class FineWeb(Section):
 
 
 class Language(Section):
-    """Keep texts of some languages (py3langid, whose model is in its package); 97 are known."""
+    """Keep texts of some languages, told apart by py3langid, which knows 139 of them and what is none (zxx)."""
 
     kind: Literal["language"]
     keep: Annotated[tuple[str, ...], Bare]
-    """ISO 639-1 codes: [en, de]."""
+    """Codes of ISO 639: [en, de]."""
     min_probability: Share = 0.65
     """What the language must have at least among all."""
+
+    def faults(self) -> Iterator[str]:
+        if not self.keep:
+            yield "keep: is empty; name a language at least"
+        for code in sorted(set(self.keep) - LANGUAGES):
+            yield f"keep: '{code}' is no language that is known{did_you_mean(code, LANGUAGES)}; known are {_CODES}"
 
 
 class PersonalData(Section):

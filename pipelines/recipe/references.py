@@ -20,6 +20,9 @@ from pipelines.recipe.training import StageConfig, TrainStage
 from pipelines.recipe.word_files import READERS
 from pipelines.recipe.words import did_you_mean
 
+CELLS = (".csv", ".tsv")
+"""Files whose columns may have no names of their own."""
+
 
 def find_wrong_references(outline: Outline, recipe_path: Path) -> Iterator[Fault]:
     """Everything that does not fit together, of what is understood of a recipe."""
@@ -49,9 +52,9 @@ def find_wrong_references(outline: Outline, recipe_path: Path) -> Iterator[Fault
 
 
 def _files(name: str, dataset: Dataset, recipe_path: Path) -> Iterator[Fault]:
-    patterns = given(dataset, "files") or ()
     folder = recipe_path.resolve().parent
-    for index, pattern in enumerate(patterns):
+    patterns = [(field, *one) for field in ("files", "holdout_files") for one in enumerate(given(dataset, field) or ())]
+    for field, index, pattern in patterns:
         try:
             found = paths.expand([pattern], folder)[pattern]
             is_folder = bool(pattern) and (folder / pattern).is_dir()
@@ -61,14 +64,19 @@ def _files(name: str, dataset: Dataset, recipe_path: Path) -> Iterator[Fault]:
             message = f"no file matches '{pattern}' (looked from {recipe_path.parent}/)"
             if is_folder:
                 message = f"'{pattern}' is a folder; name the files in it, for example {pattern.rstrip('/')}/*.txt"
-            yield Fault(("data", name, "files", index), message)
+            yield Fault(("data", name, field, index), message)
         elif fault := next(filter(None, map(_unreadable, found)), None):
-            yield Fault(("data", name, "files", index), fault)
+            yield Fault(("data", name, field, index), fault)
+        elif given(dataset, "column_names") and (other := next((p for p in found if _kind(p) not in CELLS), None)):
+            yield Fault(("data", name, "column_names"), f"belongs to .csv and .tsv files, and '{other.name}' is none")
+
+
+def _kind(path: Path) -> str:
+    return (path.with_suffix("") if path.suffix.lower() in PACKED else path).suffix.lower()
 
 
 def _unreadable(path: Path) -> str | None:
-    inner = path.with_suffix("") if path.suffix.lower() in PACKED else path
-    if inner.suffix.lower() not in FILE_KINDS:
+    if _kind(path) not in FILE_KINDS:
         return f"'{path.name}' is of no kind that is read; those are {', '.join(FILE_KINDS)}, plain, .gz or .zst"
     try:
         str(path).encode()

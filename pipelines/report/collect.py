@@ -83,7 +83,12 @@ class DataFacts(Fact):
     rows_in: int
     rows_used: int
     dropped: int
+    """Rows that are not used: unusable, or taken out by quality filters."""
     dropped_by_reason: dict[str, int]
+    would_drop: dict[str, int] = {}
+    """What quality filters would take out, were this no dry run, by reason."""
+    changed: int = 0
+    """Rows whose text quality filters changed, or would."""
     train: int
     holdout: int
     bytes: int
@@ -286,11 +291,15 @@ def _unique(samples: Iterable[SampleFacts]) -> list[SampleFacts]:
 
 def _data(job: Job, artifact: Artifact, tokens: int | None) -> DataFacts:
     info = json.loads((artifact.output / "info.json").read_text(encoding="utf-8"))
+    filtered, is_dry = info.get("filtered", {}), info.get("dry_run", False)
+    dropped = info["dropped"] | ({} if is_dry else filtered)
     return DataFacts(
         name=job.stage,
         format=info["format"],
-        dropped=sum(info["dropped"].values()),
-        dropped_by_reason=info["dropped"],
+        dropped=sum(dropped.values()),
+        dropped_by_reason=dropped,
+        would_drop=filtered if is_dry else {},
+        changed=info.get("changed", 0),
         tokens=tokens,
         **{name: info[name] for name in ("rows_in", "rows_used", "train", "holdout", "bytes")},
     )

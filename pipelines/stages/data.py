@@ -17,6 +17,7 @@ from pipelines.data.sources import read, read_builtin, read_holdout
 from pipelines.errors import DataError
 from pipelines.plan.jobs import DataJob
 from pipelines.recipe.data import Dataset
+from pipelines.recipe.quality import Quality as QualityConfig
 from pipelines.stages.base import Metrics, StageContext
 
 if TYPE_CHECKING:
@@ -142,9 +143,11 @@ class _Account:
                 if item.row is None:
                     raise Unusable(item.reason or "empty")
                 self.columns = self.columns or tuple(item.row)
-                yield item, self.normalise(item.row)
+                row = self.normalise(item.row)
             except Unusable as error:
                 self._drop(item, error.reason)
+            else:
+                yield item, row
 
     def _filtered(self, rows: Iterator[tuple[Item, Row]]) -> Iterator[tuple[Item, Row]]:
         """What the quality filters leave, in the same order."""
@@ -177,7 +180,8 @@ class _Account:
 
     def check(self, train: int, holdout: int) -> None:
         """Raise DataError where too little is left to go on with."""
-        dropped, filtered = self.dropped.total(), 0 if self.quality and self.quality.dry_run else self.filtered.total()
+        dropped = self.dropped.total()
+        filtered = 0 if self.quality and self.quality.dry_run else self.filtered.total()
         lost = dropped + filtered
         assert self.rows_in == self.used + lost == train + holdout + lost, "a row is not accounted for"
         if not self.rows_in:
@@ -192,8 +196,12 @@ class _Account:
             raise DataError(
                 f"{dropped:,} of {self.rows_in:,} rows cannot be used "
                 f"(max_dropped allows {limit:.2%}):\n{self._reasons()}\n"
-                f"  all of them: {self.quarantine}\n  Correct them, or raise max_dropped."
+                f"  the first {self.KEPT:,} of each reason: {self.quarantine}\n  Correct them, or raise max_dropped."
             )
+        own = next((name for name in ("holdout_files", "holdout_split") if getattr(self.dataset, name)), None)
+        if own and not (train and holdout):
+            side, other = ("training", "holdout") if holdout else ("the holdout", "training")
+            raise DataError(f"{own}: no row is left for {side} beside {other}; look at {self.quarantine}")
         if self.dataset.holdout and not holdout:  # only the console is told: nothing may ever ask for it
             print(
                 f"note: a holdout of {self.dataset.holdout:g} of {train} rows is none: nothing is left to score; raise "
@@ -228,8 +236,12 @@ class _Account:
             "rows_used": self.used,
             "dropped": dict(sorted(self.dropped.items())),
             "first_dropped": self.first,
-            **({"filtered": dict(sorted(self.filtered.items())), "changed": self.changed} if self.judge else {}),
+            **(self._judged(self.quality) if self.quality else {}),
         }
+
+    def _judged(self, quality: QualityConfig) -> dict[str, Any]:
+        filtered = dict(sorted(self.filtered.items()))
+        return {"filtered": filtered, "changed": self.changed, "dry_run": quality.dry_run}
 
 
 def _judge(dataset: Dataset) -> "Quality | None":

@@ -64,13 +64,14 @@ def run(ctx: StageContext) -> Metrics:
 
 
 def _subject(ctx: StageContext) -> "Subject | Seq2SeqLM":
-    if kind_left(ctx.inputs["model"]) == ArtifactKind.SEQ2SEQ_LM:
+    model, base = ctx.inputs["model"], ctx.inputs.get("model.base")
+    if kind_left(base or model) == ArtifactKind.SEQ2SEQ_LM:
         from pipelines.evaluation.seq2seq import Seq2SeqLM
 
-        return Seq2SeqLM(ctx.inputs["model"], device=ctx.launch.device, batch_size=ctx.launch.micro_batch_size)
+        return Seq2SeqLM(model, base=base, device=ctx.launch.device, batch_size=ctx.launch.micro_batch_size)
     return Subject.load(
-        ctx.inputs["model"],
-        base=ctx.inputs.get("model.base"),
+        model,
+        base=base,
         device=ctx.launch.device,
         batch_size=ctx.launch.micro_batch_size,
     )

@@ -21,7 +21,7 @@ from pipelines.training.inputs import (
     sources,
     starting_lm,
     tokens_of,
-    trained_reward_model,
+    trained_classifier,
 )
 from pipelines.training.ppo import ActorCritic, PPOSettings, PPOTrainer
 from pipelines.training.rollouts import Prompt, PromptRows, held_out_scores
@@ -92,7 +92,7 @@ def _reward(ctx: StageContext, config: PpoStage, tokens: Tokens, device: torch.d
         return RewardFunction(REWARDS[config.reward_funcs], tokens.tokenizer)
     folder = ctx.inputs["reward_model"]
     require_same_tokenizer(ctx.inputs["model"], folder)
-    model = trained_reward_model(folder, ctx.inputs.get("reward_model.base"))
+    model = trained_classifier(folder, ctx.inputs.get("reward_model.base"))
     return RewardModel(model.to(device), tokens.pad_id)  # type: ignore[arg-type]
 
 

@@ -21,11 +21,11 @@ from transformers.utils.logging import disable_progress_bar
 from custom_models.stock import left_out, to_stock
 from pipelines.errors import ArtifactError
 from pipelines.store.durable import sync_tree, write_json
-from pipelines.training.adapters import CONFIG
-from pipelines.training.inputs import pretrained, tokens_of, trained_reward_model
+from pipelines.training.adapters import task_type
+from pipelines.training.inputs import pretrained, tokens_of, trained_classifier
 from pipelines.training.own_models import register_own_code
 from pipelines.training.saving import TOKENIZER_FILES
-from pipelines.training.starts import save_marks
+from pipelines.training.starts import save_marks, writer_class
 
 MARK = "export.json"
 """Says whose folder it is: what was exported, and the files that came of it."""
@@ -111,9 +111,9 @@ def _opened(source: Path, base: Path | None) -> PreTrainedModel:
         name = json.loads((source / "config.json").read_text(encoding="utf-8"))["architectures"][0]
         model: PreTrainedModel = _auto_class(name).from_pretrained(source, dtype=torch.float32, trust_remote_code=False)
         return model
-    if json.loads((source / CONFIG).read_text(encoding="utf-8"))["task_type"] == "SEQ_CLS":
-        return trained_reward_model(source, base)
-    return pretrained(AutoModelForCausalLM, source, tokens_of(source), base=base)
+    if task_type(source) == "SEQ_CLS":
+        return trained_classifier(source, base)
+    return pretrained(writer_class(base), source, tokens_of(source), base=base)
 
 
 def _auto_class(name: str) -> Any:

@@ -236,13 +236,9 @@ def reward_model(folder: Path, seed: int) -> PreTrainedModel:
     return model
 
 
-def trained_reward_model(folder: Path, base: Path | None) -> PreTrainedModel:
-    """What a reward stage made, in float32. An adapter is merged into its `base`, a language model."""
-    return trained_classifier(folder, base)
-
-
 def trained_classifier(folder: Path, base: Path | None) -> PreTrainedModel:
-    """A classifier with the labels of its training, in float32. An adapter is merged into its `base`."""
+    """A classifier with the labels of its training, or a reward model, in float32. An adapter is merged into its
+    `base`, a language model."""
     if base is None:
         return AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
     config: Any = AutoConfig.from_pretrained(base, trust_remote_code=False)

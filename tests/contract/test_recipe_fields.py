@@ -17,6 +17,7 @@ from pipelines.recipe.evaluation import REWARD_FUNCTIONS, TaskConfig
 from pipelines.recipe.launch import Launch, StageLaunch
 from pipelines.recipe.load import find_problems
 from pipelines.recipe.model import STYLES, ModelConfig
+from pipelines.recipe.quality import LANGUAGES
 from pipelines.recipe.root import Recipe
 from pipelines.recipe.sections import STAGES
 from pipelines.recipe.stages import STAGE_KINDS
@@ -119,3 +120,9 @@ def test_loading_a_recipe_imports_nothing_heavy() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
+
+
+def test_the_languages_that_a_recipe_may_keep_are_the_packages() -> None:
+    from pipelines.cleaning.language import identifier
+
+    assert set(identifier().labels) == LANGUAGES

@@ -24,7 +24,7 @@ from pipelines.stages.base import LaunchSettings, StageContext
 from pipelines.store import durable
 from pipelines.training.adapters import NAME, add_adapter, check_base, num_trainable, save_adapter
 from pipelines.training.exact import ExactTrainerMixin
-from pipelines.training.inputs import causal_lm, reward_model, starting_lm, tokens_of, trained_reward_model
+from pipelines.training.inputs import causal_lm, reward_model, starting_lm, tokens_of, trained_classifier
 from pipelines.training.ppo import PPOTrainer
 from pipelines.training.sentinel import read_metrics
 
@@ -207,7 +207,7 @@ def test_a_reward_model_is_saved_with_its_head(tmp_path: Path) -> None:
     run(ctx)
     base = ctx.inputs["model"]
     body = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
-    theirs, ours = PeftModel.from_pretrained(body, ctx.output), trained_reward_model(ctx.output, base)
+    theirs, ours = PeftModel.from_pretrained(body, ctx.output), trained_classifier(ctx.output, base)
     assert torch.allclose(logits(theirs), logits(ours), atol=1e-5)
     saved = load_file(ctx.output / "adapter_model.safetensors")["base_model.model.score.weight"]
     assert torch.equal(ours.score.weight, saved) and not torch.equal(saved, reward_model(base, seed=7).score.weight)

@@ -14,13 +14,17 @@ from training_jobs import run
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
 from pipelines.errors import Stopped
+from pipelines.evaluation.seq2seq import Seq2SeqLM
 from pipelines.plan.estimate import adapter_parameters
-from pipelines.plan.jobs import Input
+from pipelines.plan.jobs import Input, Job
+from pipelines.recipe.evaluation import EvaluateStage
 from pipelines.recipe.model import ModelConfig
-from pipelines.stages.base import StageContext
+from pipelines.stages import evaluate
+from pipelines.stages.base import LaunchSettings, StageContext
 from pipelines.store import durable
 from pipelines.training.adapters import num_trainable
 from pipelines.training.exact import ExactTrainerMixin
+from pipelines.training.export import export_model
 from pipelines.training.inputs import pretrained, tokens_of, trained_classifier
 from pipelines.training.saving import save_model
 from pipelines.training.sentinel import read_metrics
@@ -146,6 +150,23 @@ def test_it_is_scored_as_what_it_is(tmp_path: Path, architecture: str, kind: str
     assert scores[0] == scores[1]
     if kind == "single":
         assert scores[0]["accuracy"] == metrics["holdout_accuracy"]
+
+
+def test_the_adapter_of_an_encoder_decoder_is_asked_and_exported_with_its_base(tmp_path: Path) -> None:
+    ctx = job(tmp_path, "encoder_decoder", "seq2seq", duration="12 steps")
+    run(ctx)
+    base, expected = ctx.inputs["model"], logits(read(ctx))
+    assert not torch.equal(expected, logits(AutoModelForSeq2SeqLM.from_pretrained(base)))
+    export_model(ctx.output, tmp_path / "out", stock=False, facts={}, base=base)
+    assert torch.equal(logits(AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out")), expected)
+    inputs = {"model": ctx.output, "model.base": base}
+    config = EvaluateStage.model_validate_json('{"kind": "evaluate", "models": ["one"], "tasks": ["blimp"]}')
+    roles = {role: Input(job=role, fingerprint="f" * 64) for role in inputs}
+    asking = Job(name="evaluate-one", stage="evaluate", config=config, seed=3, inputs=roles)
+    workdir, launch = tmp_path / "evaluation", LaunchSettings()
+    subject = evaluate._subject(StageContext(job=asking, inputs=inputs, workdir=workdir, launch=launch))
+    assert isinstance(subject, Seq2SeqLM)
+    assert torch.equal(logits(subject.model), expected)
 
 
 def after(ctx: StageContext, start: StageContext) -> None:

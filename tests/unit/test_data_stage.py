@@ -199,6 +199,16 @@ def test_a_holdout_of_its_own_stays_whole_and_training_gives_way(tmp_path: Path)
     assert metrics["rows_in"] == 202
 
 
+def test_a_holdout_of_its_own_and_training_must_both_be_there(tmp_path: Path) -> None:
+    rows = numbered(tmp_path / "a.jsonl", 5)
+    empty = write_jsonl(tmp_path / "none.jsonl", [{"text": ""}])
+    with pytest.raises(DataError, match="holdout_files: no row is left for the holdout beside training"):
+        run_data(tmp_path / "d", [rows], holdout_files=(str(empty),), max_dropped=1.0)
+    same = numbered(tmp_path / "b.jsonl", 5)
+    with pytest.raises(DataError, match="holdout_files: no row is left for training beside holdout"):
+        run_data(tmp_path / "e", [rows], holdout_files=(str(same),), max_dropped=1.0)
+
+
 def test_files_without_a_header_line_are_given_one(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("Run!\tLauf!\nGo.\tGeh.\nGo.\n")
     dataset = {"format": "pairs", "column_names": ("source", "target"), "holdout": 0.0, "max_dropped": 0.5}
@@ -229,6 +239,7 @@ def test_quality_filters_count_what_they_take_and_change(tmp_path: Path) -> None
     dry, counted = run_data(tmp_path / "e", [path], holdout=0.0, quality=quality | {"dry_run": True})
     assert texts(dry, "train") == [row["text"] for row in rows]
     assert (counted["filtered"], counted["changed"], counted["rows_used"]) == (1, 1, 700)
+    assert json.loads((dry / "info.json").read_text())["dry_run"] is True
 
 
 def test_filters_that_nothing_passes_stop_the_job(tmp_path: Path) -> None:

@@ -90,13 +90,23 @@ def test_other_ways_to_cut_a_text() -> None:
     assert FastBpe.of(tokenizer) is None
 
 
-@pytest.mark.parametrize("change", ["normalizer", "added", "prefix", "unigram"])
+@pytest.mark.parametrize(
+    "change", ["normalizer", "added", "prefix", "truncation", "ignore_merges", "pattern", "unigram"]
+)
 def test_what_tiktoken_does_not_know_has_no_engine(change: str) -> None:
     tokenizer = trained()
     if change == "normalizer":
         tokenizer.normalizer = normalizers.Lowercase()
     elif change == "added":
         tokenizer.add_tokens([AddedToken("kites", special=False)])
+    elif change == "truncation":
+        tokenizer.enable_truncation(8)
+    elif change == "ignore_merges":
+        tokenizer.model.ignore_merges = True
+    elif change == "pattern":  # of the library behind tokenizers, not of tiktoken's
+        cut = pre_tokenizers.Split(Regex(r"\X"), "isolated")
+        last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([cut, last])
     elif change == "prefix":
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     else:
@@ -113,9 +123,9 @@ def test_a_renderer_gives_the_same_ids_for_one_text_and_for_many(monkeypatch: py
     renderer = ChatRenderer(tokenizer, None, {**ids, "vocab_size": 400, "add_bos_token": True})
     texts = [any_text(random.Random(number)) for number in range(1000)]
     many = renderer.documents(texts)
-    assert renderer._is_fast
+    assert renderer._fast
     assert many == [renderer.document(text) for text in texts]
     other = ChatRenderer(tokenizer, None, {**ids, "vocab_size": 400, "add_bos_token": True})
     monkeypatch.setattr(FastBpe, "agrees", lambda *_: False)
     assert other.documents(texts) == many
-    assert other._is_fast is False
+    assert other._fast is False

@@ -123,6 +123,19 @@ def test_left_padding_counts_positions_from_the_first_token() -> None:
     torch.testing.assert_close(model(padded, mask).logits[:, 3:], model(ids).logits, **TOLERANCE)
 
 
+@pytest.mark.parametrize("pooler", [False, True])
+def test_the_mean_of_all_states_is_that_of_tokens_alone(pooler: bool) -> None:
+    model = encoder(EncoderForSequenceClassification, num_labels=3, pooler=pooler, classifier_pooling="mean")
+    ids, mask = tokens(3, 9), (torch.arange(9) < torch.tensor([9, 4, 2])[:, None]).long()
+    states = model.model(ids, mask).last_hidden_state
+    for row, length in enumerate((9, 4, 2)):
+        pooled = states[row, :length].mean(0)
+        pooled = torch.tanh(model.pooler.dense(pooled)) if pooler else pooled
+        torch.testing.assert_close(model(ids, mask).logits[row], model.score(pooled), **TOLERANCE)
+        alone = model(ids[row : row + 1, :length]).logits[0]
+        torch.testing.assert_close(alone, model.score(pooled), **TOLERANCE)
+
+
 def test_with_berts_parts_scores_are_berts() -> None:
     theirs = bert(BertForSequenceClassification, num_labels=3)
     ours = encoder(EncoderForSequenceClassification, **BERT, num_labels=3)

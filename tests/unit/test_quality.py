@@ -10,7 +10,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipelines.cleaning import kernels
 from pipelines.cleaning.quality import Quality, Verdict
-from pipelines.errors import DataError
 from pipelines.recipe.quality import QualityField
 
 PROSE = (
@@ -120,6 +119,11 @@ def test_the_value_that_was_out_of_bounds_is_told() -> None:
     assert verdict == Verdict("Too short a text.", "quality_length", "words 4 < 50")
 
 
+def test_nothing_may_be_left_for_a_filter() -> None:
+    assert reasons(["length", "gopher_quality", "gopher_repetition"], "x") == ["quality_length"]
+    assert judged(["lines", "length"], "Home")[0].detail == "no text is left"
+
+
 def test_a_text_fares_alike_in_every_company() -> None:
     texts = [PROSE, "short", "x is x. " * 100, PROSE + " Write to a.b@example.org.", "\ufffd" * 10, PROSE.upper()] * 3
     together = judged("web", *texts)
@@ -161,6 +165,7 @@ def test_lines_that_are_no_text_go() -> None:
         ("token ghp_" + "a1B2" * 9 + " and AKIAABCDEFGHIJKLMNOP.", "token <key> and <key>."),
         ("Version 1.2.3.4.5, host 192.168.0.1, at 10:30:15, 1999-2005, ISBN 978-3-16-148410-0.", None),
         ("def f(x): return x @ y  # a@b", None),
+        ("Add::Dead, a::b, ::, std::map and fe80::1 are names and no addresses", None),
         ("-----BEGIN PRIVATE KEY-----\nMIIE\n-----END PRIVATE KEY-----", "<key>"),
     ],
 )
@@ -181,8 +186,6 @@ def test_languages_are_told_apart() -> None:
         *["quality_language"] * 3,
     ]
     assert judged([{"kind": "language", "keep": ["de"]}], german)[0].reason is None
-    with pytest.raises(DataError, match="language: xx is not known; choose from"):
-        judged([{"kind": "language", "keep": ["xx"]}], PROSE)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +196,8 @@ def test_languages_are_told_apart() -> None:
         ("wbe", "wbe"),
         ([], "is empty"),
         ([{"kind": "language"}], "keep"),
+        ([{"kind": "language", "keep": []}], "name a language at least"),
+        ([{"kind": "language", "keep": ["en", "english"]}], "'english' is no language that is known"),
     ],
 )
 def test_filters_that_cannot_be_meant_are_refused(quality: Any, message: str) -> None:

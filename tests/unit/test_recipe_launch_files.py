@@ -147,6 +147,17 @@ def test_data_files_that_cannot_be_read_are_told_at_once(recipe: Path, file: str
     assert line.startswith("r.yaml:2:22: data.text.files: ") and told in line
 
 
+def test_files_of_the_holdout_and_without_a_header_are_looked_at_too(recipe: Path) -> None:
+    fields = "files: [a.tsv, b.jsonl], column_names: [text], holdout_files: [nowhere.txt, c.md]"
+    recipe.write_text(RECIPE.replace("builtin: microworld/text", fields))
+    for name in ("a.tsv", "b.jsonl", "c.md"):
+        Path(name).touch()
+    told = [line.partition(": data.text.")[2] for line in problems(recipe)]
+    assert sorted(line.partition(":")[0] for line in told) == ["column_names", "holdout_files[0]", "holdout_files[1]"]
+    assert "column_names: belongs to .csv and .tsv files, and 'b.jsonl' is none" in told
+    assert any("no file matches 'nowhere.txt'" in line for line in told)
+
+
 @pytest.mark.parametrize("name", ["a.txt", "b.JSONL", "c.csv.gz", "d.tsv.zst", "e.parquet", "f.Json.GZ"])
 def test_every_kind_of_file_is_taken(recipe: Path, name: str) -> None:
     recipe.write_text(RECIPE.replace("builtin: microworld/text", f"files: {name}"))

@@ -78,6 +78,8 @@ def test_the_json_has_what_others_build_on(whole):
     assert {"source": "sft", "target": "dpo", "role": "model"} in facts["lineage"]
     village = next(data for data in facts["data"] if data["name"] == "village")
     assert village["rows_in"] == village["rows_used"] + village["dropped"]
+    assert village["dropped_by_reason"]["quality_length"] == 10
+    assert (village["changed"], village["would_drop"]) == (7, {})
     assert village["tokens"] == 2_043_525
     assert facts["resolved"]["stages"]["sft"]["overlong"] == "drop"
 
