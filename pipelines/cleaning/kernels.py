@@ -298,7 +298,10 @@ def shape(data, starts, kinds, stop_words, out):
             characters += kind != CONTINUATION
             spaces += kind == SPACE
             digits += kind == DIGIT
-            symbols += byte == HASH or is_ellipsis(data, place, stop)
+            if byte == HASH:
+                symbols += 1
+            elif byte == DOT or byte == 0xE2:  # what an ellipsis begins with: looking further at every byte costs half
+                symbols += is_ellipsis(data, place, stop)
         words = find_words(data, start, stop, kinds, begins, ends, hashes, lengths)
         word_shape(data, kinds, stop_words, begins, ends, lengths, words, row)
         lines = find_lines(data, start, stop, kinds, begins, ends, hashes, lengths, 1)
