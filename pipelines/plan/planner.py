@@ -18,7 +18,7 @@ from pipelines.plan.derived import (
 from pipelines.plan.jobs import Input, Job, Plan
 from pipelines.plan.pins import Pins, model_key
 from pipelines.recipe.base import OutsideModel
-from pipelines.recipe.data import MICROWORLD_VERSION, Dataset
+from pipelines.recipe.data import MICROWORLD_VERSION, TRACK_VERSIONS, Dataset
 from pipelines.recipe.evaluation import REWARD_FUNCTIONS, TASKS, EvaluateStage
 from pipelines.recipe.finetune import FinetuneStage
 from pipelines.recipe.model import ModelConfig
@@ -89,8 +89,8 @@ class _Planner:
         fresh = isinstance(config, PretrainStage | FinetuneStage) and config.model is None
         self._open.remove(name)
         model = self.recipe.model if fresh else None
-        reads_world = getattr(config, "reward_funcs", None) in REWARD_FUNCTIONS
-        return [self._add(name, name, config, inputs, files, model, reads_world)]
+        world = MICROWORLD_VERSION if getattr(config, "reward_funcs", None) in REWARD_FUNCTIONS else None
+        return [self._add(name, name, config, inputs, files, model, world)]
 
     def _add(
         self,
@@ -100,14 +100,13 @@ class _Planner:
         inputs: dict[str, Input],
         files: dict[str, str] | None = None,
         model: ModelConfig | OwnModel | None = None,
-        reads_world: bool = False,
+        world: int | None = None,
         named_files: dict[str, str] | None = None,
     ) -> Job:
         seed = None
         if config.draws:
             own = getattr(config, "seed", None)
             seed = self.recipe.seed if own is None else own
-        world = MICROWORLD_VERSION if reads_world else None
         job = Job(
             name=name,
             stage=stage,
@@ -168,7 +167,8 @@ class _Planner:
                 key = ("stages", name, "tasks", index, "reward_funcs")
                 inputs |= self._rewarding(key, task.reward_funcs, tokenizer, f"task.{index}.reward_model")
         config = config.model_copy(update={"models": (model,)})
-        return self._add(f"{name}-{start.name}", name, config, inputs, files, None, reads_world, named)
+        world = MICROWORLD_VERSION if reads_world else None
+        return self._add(f"{name}-{start.name}", name, config, inputs, files, None, world, named)
 
     def _with_whole_paths(self, name: str, config: EvaluateStage) -> EvaluateStage:
         """A worker does not know where the recipe lies."""
@@ -263,8 +263,8 @@ class _Planner:
                         self._note(("data", name, field), f"'{path}' is one of files too; leave it out of one of them")
                     named |= {f"holdout.{len(named) + index}": path for index, path in enumerate(found)}
                 files |= found
-        config, reads_world = DataJob(dataset=dataset), bool(dataset.builtin)
-        return self._add(f"data-{name}", name, config, {}, files, None, reads_world, named)
+        world = TRACK_VERSIONS.get(dataset.builtin, MICROWORLD_VERSION) if dataset.builtin else None
+        return self._add(f"data-{name}", name, DataJob(dataset=dataset), {}, files, None, world, named)
 
     def _pinned(self, name: str, dataset: Dataset) -> Dataset:
         if self.pins is None or dataset.hub is None:

@@ -13,12 +13,15 @@ Format = Literal["text", "chat", "preference", "prompt", "labelled", "pairs"]
 
 MICROWORLD_VERSION = 1
 """Raised with every change of what the built-in world says, which makes everything that reads it stale."""
+TRACK_VERSIONS = {"microworld/sentiment": 2}
+"""Raised where one track alone has changed."""
 # Mirrors the tracks of `pipelines.data.microworld`; a contract test keeps the two equal.
 BUILTIN: dict[str, Format] = {
     "microworld/text": "text",
     "microworld/chat": "chat",
     "microworld/preferences": "preference",
     "microworld/prompts": "prompt",
+    "microworld/reviews": "text",
     "microworld/sentiment": "labelled",
     "microworld/translation": "pairs",
 }
@@ -50,6 +53,7 @@ class Dataset(Section):
             "microworld/chat",
             "microworld/preferences",
             "microworld/prompts",
+            "microworld/reviews",
             "microworld/sentiment",
             "microworld/translation",
         ]
