@@ -1,6 +1,6 @@
 """Rows of a data artifact, streamed from its parquet files."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,3 +38,21 @@ def read_rows(folder: Path, split: str, batch_size: int = 1024) -> Iterator[list
             for group in range(file.num_row_groups):
                 for batch in file.iter_batches(batch_size=batch_size, row_groups=[group]):
                     yield batch.to_pylist()
+
+
+def rows_at(folder: Path, split: str, numbers: Collection[int]) -> dict[int, Row]:
+    """Some rows by their numbers, without reading the others' columns."""
+    import pyarrow.parquet
+
+    found: dict[int, Row] = {}
+    first = 0
+    for path in sorted(folder.glob(f"{split}-*.parquet")):
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                end = first + file.metadata.row_group(group).num_rows
+                wanted = sorted(number for number in numbers if first <= number < end)
+                if wanted:
+                    rows = file.read_row_group(group).take([number - first for number in wanted]).to_pylist()
+                    found |= dict(zip(wanted, rows, strict=True))
+                first = end
+    return found

@@ -145,8 +145,12 @@ class Dataset(Section):
 
 
 def _one_name(value: Any) -> Any:
+    if isinstance(value, list | tuple) and value and all(isinstance(name, str) for name in value):
+        if len(set(value)) != len(value):
+            raise ValueError("names a dataset twice")
+        return dict.fromkeys(value, 1 / len(value))
     if not isinstance(value, str | dict):
-        raise ValueError("needs one dataset's name, or {name: share, ...}")
+        raise ValueError("needs one dataset's name, {name: share, ...}, or [name, name] for equal shares")
     return {value: 1.0} if isinstance(value, str) else value
 
 
@@ -163,7 +167,8 @@ Mixture = Annotated[
     Field(min_length=1),
     AfterValidator(_sums_to_one),
 ]
-"""One dataset's name, or {name: share}; shares are of tokens for text, of examples otherwise, and sum to 1."""
+"""One dataset's name, {name: share}, or names that share equally; shares are of tokens for text, of examples otherwise,
+and sum to 1."""
 TextMixture = Annotated[Mixture, Reads(("text",))]
 TokenizerMixture = Annotated[Mixture, Reads(("text", "chat", "labelled", "pairs"))]
 ChatMixture = Annotated[Mixture, Reads(("chat",))]

@@ -37,6 +37,8 @@ def find_wrong_references(outline: Outline, recipe_path: Path) -> Iterator[Fault
                 yield from _chat_template(at, stage, recipe_path)
             case TrainStage():
                 yield from _lengths(at, stage, outline)
+                for index, phase in enumerate(given(stage, "phases") or ()):
+                    yield from _datasets_named((*at, "phases", index), phase, outline)
             case EvaluateStage():
                 yield from _tasks(at, stage, outline)
                 yield from _task_files(at, stage, recipe_path)

@@ -105,6 +105,10 @@ class UseFacts(Fact):
     rows_in: int | None
     rows_used: int | None
     tokens: int | None
+    epochs: float | None = None
+    """Passes over it by the end."""
+    documents_cut: int | None = None
+    """Documents that stand in more than one piece."""
 
 
 class SampleFacts(Fact):
@@ -325,5 +329,15 @@ def _uses(plan: Plan, job: Job, artifact: Artifact) -> list[UseFacts]:
         for name in ("rows_in", "rows_used", "tokens"):
             count = artifact.metrics.get(f"source_{source}_{name}")
             counts[name] = int(count) if isinstance(count, int | float) else None
-        uses.append(UseFacts(stage=job.name, data=plan.by_name[source].stage, share=share, **counts))
+        cut, epochs = (artifact.metrics.get(f"source_{source}_{name}") for name in ("documents_cut", "epochs"))
+        uses.append(
+            UseFacts(
+                stage=job.name,
+                data=plan.by_name[source].stage,
+                share=share,
+                epochs=float(epochs) if epochs is not None else None,
+                documents_cut=int(cut) if cut is not None else None,
+                **counts,
+            )
+        )
     return uses
