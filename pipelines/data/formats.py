@@ -15,9 +15,11 @@ REASONS: Mapping[str, str] = {
     "not_utf8": "not UTF-8 text",
     "invalid_json": "not valid JSON",
     "duplicate_key": "two values for one name",
+    "too_deep": "JSON nested too deeply",
     "not_an_object": "JSON, but no object",
-    "invalid_csv": "quotes or line ends that CSV does not allow",
+    "invalid_csv": "quotes or line ends that CSV does not allow; if cells hold quotes as they are, quoting: none",
     "wrong_number_of_cells": "more or fewer cells than the header",
+    "no_main_text": "a web page without a main text",
     # of the row
     "missing_column": "a column is missing",
     "empty": "no text",

@@ -26,8 +26,12 @@ BUILTIN: dict[str, Format] = {
 
 # Mirrors the readers of `pipelines.data.files` and the columns of `pipelines.data.formats`; a contract test keeps them
 # equal.
-FILE_KINDS = (".csv", ".json", ".jsonl", ".parquet", ".tsv", ".txt")
-PACKED = (".gz", ".zst")
+FILE_KINDS = (".arrow", ".csv", ".htm", ".html", ".json", ".jsonl", ".md", ".parquet", ".tsv", ".txt")
+PACKED = (".bz2", ".gz", ".zst")
+CELLS = (".csv", ".tsv")
+"""Files whose columns may have no names of their own."""
+PROSE = (".md", ".txt")
+"""Files that say nothing of where a document ends."""
 COLUMNS: dict[Format, tuple[str, ...]] = {
     "text": ("text",),
     "chat": ("messages", "conversations", "prompt", "completion", "instruction", "input", "output"),
@@ -57,7 +61,8 @@ class Dataset(Section):
     ) = None
     """A track of the built-in world; it brings its format with it."""
     files: Annotated[tuple[str, ...], Bare, LocalFile()] = ()
-    """Paths or globs, relative to the recipe: txt, jsonl, json, csv, tsv, parquet; plain, .gz or .zst."""
+    """Paths or globs, relative to the recipe: txt, md, html, jsonl, json, csv, tsv, parquet, arrow; plain, .gz, .bz2 or
+    .zst; or the folder of one split that `datasets` saved with `save_to_disk`."""
     hub: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
     """A dataset of the Hugging Face Hub: `org/name`. `make data` pins its commit in `<recipe>.lock`."""
     subset: str | None = None
@@ -70,8 +75,11 @@ class Dataset(Section):
     """Our column name -> the name it has in the data: `{text: content}`, `{prompt: question, completion: answer}`."""
     column_names: Annotated[tuple[str, ...], Bare] = ()
     """Names of the columns of .csv and .tsv files that have no header line; with them the first line is a row."""
+    quoting: Literal["minimal", "none"] = "minimal"
+    """Of .csv and .tsv files: minimal (cells may stand in quotes, as RFC 4180 has it) or none (a quote is a character
+    like any other, and each line is a row)."""
     separator: Literal["file", "line", "blank_line"] | None = None
-    """What ends a document in a .txt file: the file, each line, or an empty line. Default: file."""
+    """What ends a document in a .txt or .md file: the file, each line, or an empty line. Default: file."""
     quality: QualityField | None = None
     """Which texts are worth training on: a preset (web, books), or filters in their order, bare or with thresholds."""
     limit: PositiveInt | None = None
@@ -110,8 +118,9 @@ class Dataset(Section):
             yield from self._columns()
         if self.quality and self.format != "text":
             yield f"quality: its filters judge text data, and this is {self.format} data"
-        if self.column_names and not self.files:
-            yield "column_names: belongs to csv and tsv files only"
+        for name in ("column_names", "quoting"):
+            if not self.files and getattr(self, name) != type(self).model_fields[name].default:
+                yield f"{name}: belongs to csv and tsv files only"
         if len(set(self.column_names)) != len(self.column_names):
             yield "column_names: a name stands there twice"
         if self.separator and not (self.files and self.format == "text"):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.data.files import Item
+from pipelines.data.blocks import Item
 from pipelines.data.formats import REASONS, Row, Unusable, content, needed, normaliser, num_bytes
 from pipelines.data.rows import batches
 from pipelines.data.sources import read, read_builtin, read_holdout
