@@ -10,6 +10,9 @@ from pipelines.recipe.base import Bare, LocalFile, Reads, Section
 from pipelines.recipe.quality import QualityField
 
 Format = Literal["text", "chat", "preference", "prompt", "labelled", "pairs"]
+Layout = Literal["tree", "scored"]
+LAYOUTS: dict[Layout, tuple[Format, ...]] = {"tree": ("chat", "preference"), "scored": ("preference",)}
+"""What rows that mean something together may become."""
 
 MICROWORLD_VERSION = 1
 """Raised with every change of what the built-in world says, which makes everything that reads it stale."""
@@ -39,6 +42,11 @@ COLUMNS: dict[Format, tuple[str, ...]] = {
     "labelled": ("text", "text_pair", "label"),
     "pairs": ("source", "target"),
 }
+COLUMNS_OF: dict[Layout, tuple[str, ...]] = {
+    "tree": ("prompt", "message_id", "parent_id", "role", "text", "rank", "replies", "deleted"),
+    "scored": ("prompt", "instruction", "input", "completion", "output", "score", "label"),
+}
+"""The same where rows mean something together."""
 """Our names of columns. Prompt data may have any: reward functions are given them all."""
 
 
@@ -48,6 +56,11 @@ class Dataset(Section):
     format: Format = "text"
     """What a row is: text | chat (messages, or prompt and completion) | preference (chosen and rejected) | prompt |
     labelled (text, perhaps with text_pair, and label) | pairs (source and target)."""
+    layout: Layout | None = None
+    """Rows that mean something together: tree (messages with message_id, parent_id, role, text and rank, or with
+    replies inside: a chat is the path of best-ranked replies, a preference the best reply against each worse one) |
+    scored (prompt, completion and score or label: of each prompt the best against each worse one). What is left over
+    is counted. Default: each row stands alone."""
     builtin: (
         Literal[
             "microworld/text",
@@ -111,6 +124,10 @@ class Dataset(Section):
         for name in ("subset", "split", "revision", "holdout_split"):
             if not self.hub and getattr(self, name) != type(self).model_fields[name].default:
                 yield f"{name}: belongs to hub data only"
+        if self.layout and self.builtin:
+            yield "layout: belongs to files and hub data"
+        elif self.layout and self.format not in LAYOUTS[self.layout]:
+            yield f"layout: {self.layout} makes {' or '.join(LAYOUTS[self.layout])} data, not {self.format}"
         yield from self._holdout()
         if self.columns and self.builtin:
             yield "columns: belongs to files and hub data; the built-in world has its own"
@@ -136,7 +153,7 @@ class Dataset(Section):
             yield f"holdout_split: '{self.split}' is the split that is trained on"
 
     def _columns(self) -> Iterator[str]:
-        known = COLUMNS.get(self.format, tuple(self.columns))
+        known = COLUMNS_OF[self.layout] if self.layout else COLUMNS.get(self.format, tuple(self.columns))
         for ours, theirs in self.columns.items():
             if ours not in known:
                 advice = (
