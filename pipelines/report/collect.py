@@ -87,6 +87,8 @@ class DataFacts(Fact):
     dropped_by_reason: dict[str, int]
     would_drop: dict[str, int] = {}
     """What quality filters would take out, were this no dry run, by reason."""
+    left_over: dict[str, int] = {}
+    """Rows of a layout that are in no row of ours, by reason; they are not among the rows in."""
     changed: int = 0
     """Rows whose text quality filters changed, or would."""
     train: int
@@ -303,6 +305,7 @@ def _data(job: Job, artifact: Artifact, tokens: int | None) -> DataFacts:
         dropped=sum(dropped.values()),
         dropped_by_reason=dropped,
         would_drop=filtered if is_dry else {},
+        left_over=info.get("left_over", {}),
         changed=info.get("changed", 0),
         tokens=tokens,
         **{name: info[name] for name in ("rows_in", "rows_used", "train", "holdout", "bytes")},

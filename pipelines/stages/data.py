@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.data.files import Item
+from pipelines.data.blocks import Item
 from pipelines.data.formats import REASONS, Row, Unusable, content, needed, normaliser, num_bytes
+from pipelines.data.layouts import LEFT_OVER, Joined, join
 from pipelines.data.rows import batches
 from pipelines.data.sources import read, read_builtin, read_holdout
 from pipelines.errors import DataError
@@ -54,7 +55,9 @@ def run(ctx: StageContext) -> Metrics:
     metrics: dict[str, float | int | str] = {
         name: info[name] for name in ("rows_in", "rows_used", "train", "holdout", "bytes")
     }
-    for kind in ("dropped", "filtered"):
+    if "rows_read" in info:
+        metrics |= {name: info[name] for name in ("rows_read", "rows_joined")}
+    for kind in ("dropped", "filtered", "left_over"):
         if kind in info:
             metrics |= {kind: sum(info[kind].values())}
             metrics |= {f"{kind}_{reason}": count for reason, count in info[kind].items()}
@@ -82,7 +85,9 @@ def _split_rows(ctx: StageContext, dataset: Dataset, account: "_Account") -> Ite
             yield "train", row
     else:
         for row, shown in account.usable(rows):
-            share = int.from_bytes(_digest(shown)[:8]) / 2**64
+            # Several pairs answer one prompt: all of them stand on one side.
+            key = json.dumps(row["prompt"]) if dataset.layout and dataset.format == "preference" else shown
+            share = int.from_bytes(_digest(key)[:8]) / 2**64
             yield "holdout" if share < dataset.holdout else "train", row
 
 
@@ -104,7 +109,8 @@ class _Account:
         self.judge = _judge(dataset)
         self.filtered: Counter[str] = Counter()
         self.changed = 0
-        self.normalise = normaliser(dataset.format, dataset.columns)
+        self.joined = Joined()
+        self.normalise = normaliser(dataset.format, {} if dataset.layout else dataset.columns)
         self.rows_in = self.used = 0
         self.dropped: Counter[str] = Counter()
         self.first: list[dict[str, Any]] = []
@@ -137,17 +143,24 @@ class _Account:
             yield row, shown
 
     def _normalised(self, items: Iterator[Item]) -> Iterator[tuple[Item, Row]]:
-        for item in items:
+        for item in self._joined(items):
             self.rows_in += 1
             try:
-                if item.row is None:
+                self.columns = self.columns or tuple(item.row or ())
+                if item.row is None or item.reason:
                     raise Unusable(item.reason or "empty")
-                self.columns = self.columns or tuple(item.row)
                 row = self.normalise(item.row)
             except Unusable as error:
                 self._drop(item, error.reason)
             else:
                 yield item, row
+
+    def _joined(self, items: Iterator[Item]) -> Iterator[Item]:
+        """Rows that are read, or those that are made of them where they mean something together."""
+        dataset = self.dataset
+        if dataset.layout is None:
+            return items
+        return join(items, dataset.layout, dataset.format, dataset.columns, self.joined)
 
     def _filtered(self, rows: Iterator[tuple[Item, Row]]) -> Iterator[tuple[Item, Row]]:
         """What the quality filters leave, in the same order."""
@@ -169,7 +182,7 @@ class _Account:
             self.first.append(place)
         self._write(item, {"reason": reason}, self.dropped)
         self.dropped[reason] += 1
-        if self.dropped["missing_column"] == self.PATIENCE and not self.used:
+        if self.dropped["missing_column"] == self.PATIENCE and not self.used and not self.dataset.layout:
             self._no_such_columns()
 
     def _write(self, item: Item, why: dict[str, Any], counts: Counter[str]) -> None:
@@ -183,7 +196,11 @@ class _Account:
         dropped = self.dropped.total()
         filtered = 0 if self.quality and self.quality.dry_run else self.filtered.total()
         lost = dropped + filtered
+        assert self.joined.is_whole, "a row of the layout is not accounted for"
         assert self.rows_in == self.used + lost == train + holdout + lost, "a row is not accounted for"
+        if not self.used and (left := self.joined.left_over):
+            counts = ", ".join(f"{reason} {count:,} ({LEFT_OVER[reason]})" for reason, count in left.most_common())
+            raise DataError(f"layout: {self.dataset.layout} makes no row of these {self.joined.read:,}: {counts}")
         if not self.rows_in:
             raise DataError("the source has no rows at all; look at its files")
         if filtered and not self.used and dropped <= self.dataset.max_dropped * self.rows_in:
@@ -224,8 +241,9 @@ class _Account:
 
     def _no_such_columns(self) -> None:
         have = ", ".join(map(repr, self.columns or ()))
+        what = self.dataset.layout or self.dataset.format
         raise DataError(
-            f"rows have the columns {have}; needed: {needed(self.dataset.format, self.dataset.columns)}. "
+            f"rows have the columns {have}; needed: {needed(what, self.dataset.columns)}. "
             "Map them with columns: {our name: their name}"
         )
 
@@ -237,7 +255,12 @@ class _Account:
             "dropped": dict(sorted(self.dropped.items())),
             "first_dropped": self.first,
             **(self._judged(self.quality) if self.quality else {}),
+            **(self._read() if self.dataset.layout else {}),
         }
+
+    def _read(self) -> dict[str, Any]:
+        left_over = dict(sorted(self.joined.left_over.items()))
+        return {"rows_read": self.joined.read, "rows_joined": self.joined.used, "left_over": left_over}
 
     def _judged(self, quality: QualityConfig) -> dict[str, Any]:
         filtered = dict(sorted(self.filtered.items()))

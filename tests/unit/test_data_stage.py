@@ -65,7 +65,7 @@ def test_too_many_bad_rows_stop_the_job_with_reasons_counts_and_places(tmp_path:
 
 def test_a_source_without_rows_or_usable_rows_stops_the_job(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("\n\n")
-    with pytest.raises(DataError, match="no rows at all"):
+    with pytest.raises(DataError, match="empty_file: 1"):
         run_data(tmp_path / "d", [tmp_path / "a.jsonl"])
     (tmp_path / "b.jsonl").write_bytes(b"")
     with pytest.raises(DataError, match="empty_file: 1"):
