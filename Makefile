@@ -40,7 +40,7 @@ SOURDOUGH = $(BIN)/python -m pipelines
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-encoder demo-translation run $(STAGES) check plan show data report export ledger verify clean schema new-model \
-        test test-all test-gpu lint types format bench
+        test test-all test-ray test-gpu lint types format bench
 
 help: ## this list
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/q' | head -n 1
@@ -107,6 +107,10 @@ test: $(READY) ## the tests (minutes)
 
 test-all: $(READY) ## also whole runs, launches of several processes, kill tests
 	@$(BIN)/python -m pytest -m "not gpu"
+
+test-ray: $(READY) ## data work on a local Ray cluster of two nodes; installs ray
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray]'
+	@$(BIN)/python -m pytest -m slow tests/distributed/test_ray.py
 
 test-gpu: $(READY) ## the tests that need a GPU
 	@$(BIN)/python -m pytest -m gpu

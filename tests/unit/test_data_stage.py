@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from data_jobs import run_data, write_jsonl
 
+from pipelines.data.row_writer import RowWriter
 from pipelines.data.rows import read_rows
 from pipelines.errors import DataError
-from pipelines.stages import data
 
 
 def split_rows(folder: Path, split: str) -> list[dict[str, Any]]:
@@ -174,8 +174,8 @@ def test_rows_of_the_world_that_are_in_training_leave_the_holdout(
 
 
 def test_large_rows_go_into_several_files_and_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data._Rows, "BATCH_BYTES", 100)
-    monkeypatch.setattr(data._Rows, "FILE_BYTES", 1_000)
+    monkeypatch.setattr(RowWriter, "BATCH_BYTES", 100)
+    monkeypatch.setattr(RowWriter, "FILE_BYTES", 1_000)
     output, _ = run_data(tmp_path / "d", [numbered(tmp_path / "a.jsonl", 500)], holdout=0.0)
     files = sorted(output.glob("train-*.parquet"))
     assert len(files) > 2
