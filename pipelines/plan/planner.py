@@ -131,7 +131,7 @@ class _Planner:
         return {"model": model.model_copy(update={"python": str(file)}), "code": definitions_of(file)}
 
     def _tokenizer_inputs(self, config: TokenizerStage) -> dict[str, Input]:
-        return _mixed([(self._data(name), share) for name, share in config.data.items()])
+        return _mixed([_read(self._data(name), share) for name, share in config.data.items()])
 
     def _inputs(self, name: str, config: Any) -> dict[str, Input]:
         """Where weights start, the tokenizer of fresh ones, what is rewarded, and the tokens of the mixture."""
@@ -143,7 +143,21 @@ class _Planner:
             inputs["tokenizer"] = _read(self._source(tokenizer))
         if isinstance(config, PpoStage):
             inputs |= self._rewarding(("stages", name, "reward_funcs"), config.reward_funcs, tokenizer, "reward_model")
-        return inputs | _mixed([(self._tokens(data, tokenizer), share) for data, share in config.data.items()])
+        return inputs | _mixed(self._mixture(config, tokenizer))
+
+    def _mixture(self, config: Any, tokenizer: Source) -> list[Input]:
+        """Every dataset that is mixed, with its share in each phase."""
+        phases = [phase.data for phase in getattr(config, "phases", ())]
+        caps = getattr(config, "max_epochs", {})
+        return [
+            _read(
+                self._tokens(data, tokenizer),
+                config.data.get(data, 0.0),
+                later_shares=tuple(mixture.get(data, 0.0) for mixture in phases),
+                max_epochs=caps.get(data),
+            )
+            for data in dict.fromkeys(name for mixture in [config.data, *phases] for name in mixture)
+        ]
 
     def _evaluation(self, name: str, config: EvaluateStage, model: Source) -> Job:
         tokenizer = self.tokenizer_of(model)
@@ -289,11 +303,15 @@ class _Planner:
         return RecipeError([Problem(*self.position(key), format_path(key), message)])
 
 
-def _read(job: Job, share: float | None = None) -> Input:
-    return Input(job=job.name, fingerprint=job.fingerprint, share=share)
+def _read(
+    job: Job, share: float | None = None, *, later_shares: tuple[float, ...] = (), max_epochs: float | None = None
+) -> Input:
+    return Input(
+        job=job.name, fingerprint=job.fingerprint, share=share, later_shares=later_shares, max_epochs=max_epochs
+    )
 
 
-def _mixed(parts: Sequence[tuple[Job, float]]) -> dict[str, Input]:
+def _mixed(parts: Sequence[Input]) -> dict[str, Input]:
     """Roles of a mixture, by fingerprint: neither names nor their order in the file decide."""
-    inputs = sorted((_read(job, share) for job, share in parts), key=lambda item: (item.fingerprint, item.share))
+    inputs = sorted(parts, key=lambda item: (item.fingerprint, item.share, item.later_shares))
     return {f"data.{index}": item for index, item in enumerate(inputs)}
