@@ -40,7 +40,7 @@ SOURDOUGH = $(BIN)/python -m pipelines
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-encoder demo-translation run $(STAGES) check plan show data report export ledger verify clean schema new-model \
-        test test-all test-ray test-gpu lint types format bench
+        test test-all test-docs test-ray test-gpu lint types format bench
 
 help: ## this list
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/q' | head -n 1
@@ -107,6 +107,9 @@ test: $(READY) ## the tests (minutes)
 
 test-all: $(READY) ## also whole runs, launches of several processes, kill tests
 	@$(BIN)/python -m pytest -m "not gpu"
+
+test-docs: $(READY) ## the pages of docs/ followed in a copy of the project
+	@$(BIN)/python -m pytest -m slow tests/end_to_end/test_docs_followed.py
 
 test-ray: $(READY) ## data work on a local Ray cluster of two nodes; installs ray
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray]'
