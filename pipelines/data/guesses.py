@@ -94,6 +94,9 @@ def guesses(rows: Sequence[Row]) -> Iterator[Guess]:
         yield Guess(
             "preference", f"columns '{chosen}' and '{rejected}'", _mapped({"chosen": chosen, "rejected": rejected})
         )
+    if {"input", "preferred_output", "non_preferred_output"} <= kinds.keys():
+        sides = {"prompt": "input.messages", "chosen": "preferred_output", "rejected": "non_preferred_output"}
+        yield Guess("preference", "'preferred_output' and 'non_preferred_output', as OpenAI has them", sides)
     for name in ("messages", "conversations"):
         if kinds.get(name) == "list":
             yield Guess("chat", f"a list of messages in '{name}'")

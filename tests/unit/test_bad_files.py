@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bad_files import CASES, LARGEST_ROW, Bad
+from bad_files import BAD_FILES, LARGEST_ROW, Bad
+from bad_rows import BAD_ROWS
 from data_jobs import TEMPLATES, run_data
 
 from pipelines.data import blocks, inspection
@@ -15,6 +16,8 @@ from pipelines.data.formats import REASONS, said
 from pipelines.data.rows import read_rows
 from pipelines.data.showing import inspect
 from pipelines.errors import DataError
+
+CASES = BAD_FILES | BAD_ROWS
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +36,7 @@ def written(bad: Bad, folder: Path) -> list[Path]:
 
 
 def test_there_are_enough_of_them() -> None:
-    assert len(CASES) >= 100
+    assert len(CASES) == len(BAD_FILES) + len(BAD_ROWS) >= 100
 
 
 @pytest.mark.parametrize("name", CASES)

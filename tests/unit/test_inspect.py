@@ -50,6 +50,23 @@ KINDS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
         {"format": "chat", "columns": {"prompt": "question", "completion": "answer"}},
     ),
     "preference": ([{"prompt": "q", "chosen": "a", "rejected": "b"}], {"format": "preference"}),
+    "preferred": (
+        [
+            {
+                "input": {"messages": [{"role": "user", "content": "q"}]},
+                "preferred_output": [{"role": "assistant", "content": "a"}],
+                "non_preferred_output": [{"role": "assistant", "content": "b"}],
+            }
+        ],
+        {
+            "format": "preference",
+            "columns": {
+                "prompt": "input.messages",
+                "chosen": "preferred_output",
+                "rejected": "non_preferred_output",
+            },
+        },
+    ),
     "prompt": ([{"prompt": f"q{i}"} for i in range(3)], {"format": "prompt"}),
     "labelled": (
         [{"sentence": "a b", "label": i % 2} for i in range(9)],
