@@ -18,7 +18,10 @@ from pipelines.recipe.paths import expand, saved_splits
 
 HEAD = 4 << 20
 """Bytes that are looked at, over all files."""
-MOST_FILES, MOST_ROWS = 16, 20_000
+MOST_FILES, MOST_ROWS, MOST_COUNTED = 16, 20_000, 200
+"""Files that are read from; rows of each; parquet files whose rows are counted."""
+SLICES, SLICE_BYTES = 8, 1 << 16
+"""Parts behind the head of a long file of lines that are looked at too."""
 COLUMNAR = (".arrow", ".parquet")
 
 
@@ -158,7 +161,9 @@ def take_sample(found: Found, settings: Settings, *, head: int = HEAD) -> Sample
     elif sample.is_whole:
         sample.num_rows, sample.is_exact = len(sample.items), True
     elif found.kind == ".parquet" and not _is_packed(found):
-        sample.num_rows, sample.is_exact = sum(map(_rows_of_parquet, found.paths)), True
+        rows = [_rows_of_parquet(path) for path in found.paths[:MOST_COUNTED]]
+        sample.num_rows = round(sum(rows) * len(found.paths) / len(rows))
+        sample.is_exact = len(rows) == len(found.paths)
     elif read and not _is_packed(found):
         sample.num_rows = round(len(sample.items) * found.num_bytes / read)
     return sample
@@ -175,22 +180,30 @@ def _head_rows(
     if kind in COLUMNAR or kind == ".json":
         return _rows_of_file(path, most)
     with tempfile.TemporaryDirectory() as folder:
-        # The name is kept for messages; what the sample is cut from decides nothing else.
         copy = Path(folder) / f"head{kind}"
         size, is_cut = _copy_head(path, copy, most, heads)
-        items: list[Item] = []
-        try:
-            for item in read_file(copy, settings.separator, settings.column_names, settings.quoting):
-                items.append(item._replace(file=str(path)))
-                if len(items) == MOST_ROWS:
-                    size = size * item.line // (1 + copy.read_bytes().count(b"\n"))
-                    return items, size, False
-        except DataError as error:
-            if not is_cut:
-                raise DataError(str(error).replace(str(copy), str(path))) from None
+        items, size = _rows_of_copy(path, copy, size, settings, is_cut=is_cut)
+        is_by_line = kind == ".jsonl" or settings.separator == "line"
+        can_seek = is_cut and is_by_line and path.suffix.lower() not in UNPACK
+        if can_seek and (num_bytes := _copy_slices(path, copy, most)):
+            more, num_bytes = _rows_of_copy(path, copy, num_bytes, settings, is_cut=False)
+            items, size = items + more, size + num_bytes
+    return items, size, not is_cut and len(items) < MOST_ROWS
+
+
+def _rows_of_copy(path: Path, copy: Path, size: int, settings: Settings, *, is_cut: bool) -> tuple[list[Item], int]:
+    """(rows of a copied part, bytes that they take)"""
+    items: list[Item] = []
+    try:
+        for item in read_file(copy, settings.separator, settings.column_names, settings.quoting):
+            items.append(item._replace(file=str(path)))
+            if len(items) == MOST_ROWS:
+                return items, size * item.line // (1 + copy.read_bytes().count(b"\n"))
+    except DataError as error:
+        if not is_cut:
+            raise DataError(str(error).replace(str(copy), str(path))) from None
     # The last row is cut too; where a file is one document, its beginning is shown.
-    whole = items if not is_cut or _is_document(kind, settings) else items[:-1]
-    return whole, size, not is_cut
+    return (items if not is_cut or _is_document(copy.suffix, settings) else items[:-1]), size
 
 
 def _is_document(kind: str, settings: Settings) -> bool:
@@ -210,6 +223,18 @@ def _copy_head(path: Path, copy: Path, most: int, heads: list[bytes]) -> tuple[i
                 heads.append(block[: 1 << 16])
             size += file.write(block)
     return size, size > most
+
+
+def _copy_slices(path: Path, copy: Path, start: int) -> int:
+    """Write whole lines from places behind `start`, for a file may end unlike it begins; how many bytes."""
+    size, written = path.stat().st_size, 0
+    with path.open("rb") as file, copy.open("wb") as slices:
+        for number in range(1, SLICES + 1):
+            file.seek(start + (size - start) * number // (SLICES + 1))
+            part = file.read(SLICE_BYTES)
+            first, last = part.find(b"\n") + 1, part.rfind(b"\n") + 1
+            written += slices.write(part[first:last])
+    return written
 
 
 def _rows_of_file(path: Path, most: int) -> tuple[list[Item], int, bool]:

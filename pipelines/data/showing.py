@@ -28,7 +28,11 @@ def inspect(data: str, folder: Path, template: Path) -> tuple[str, dict[str, Any
     tried = best_guess(sample.items)
     facts = _facts(found, settings, sample, tried)
     facts["data"] = recipe_lines(found, settings, tried)
-    shown = [tried.rows[i * len(tried.rows) // SHOWN] for i in range(SHOWN)] if len(tried.rows) > SHOWN else tried.rows
+    shown = (
+        [tried.rows[i * (len(tried.rows) - 1) // (SHOWN - 1)] for i in range(SHOWN)]
+        if len(tried.rows) > SHOWN
+        else tried.rows
+    )
     maker = Template(template.read_text(encoding="utf-8"), name=str(template))
     facts["rows_shown"] = [show_row(tried.guess.format, row, maker) for row in shown]
     return "\n".join(_text(facts)), facts

@@ -231,6 +231,14 @@ def test_files_and_rows_of_any_size_are_looked_at_by_their_heads(tmp_path: Path)
     assert sum(map(len, sample.heads)) < 1 << 20
 
 
+def test_the_end_of_a_long_file_is_looked_at_too(tmp_path: Path) -> None:
+    short, long = [{"text": "a" * 90}] * 60_000, [{"text": "b" * 900}] * 6_000
+    (tmp_path / "a.jsonl").write_text(jsonl([*short, *long]))
+    _, facts = look("a.jsonl", tmp_path)
+    assert facts["lengths"] == {"median": 90, "95 %": 90, "max": 900} and facts["dropped"] == {}
+    assert "b" * 100 in facts["rows_shown"][-1]
+
+
 def test_folders_of_saved_datasets_and_of_other_things(tmp_path: Path) -> None:
     import datasets
 
