@@ -11,7 +11,7 @@ Message = dict[str, str]
 REASONS: Mapping[str, str] = {
     # of the file
     "empty_file": "the file holds nothing",
-    "too_long": "longer than 64 MiB",
+    "too_long": "longer than 64 MiB (a web page: than 2 MB)",
     "not_utf8": "not UTF-8 text",
     "invalid_json": "not valid JSON",
     "duplicate_key": "two values for one name",
