@@ -118,7 +118,7 @@ def _page(path: Path) -> tuple[str | None, str | None]:
     raw = b"".join(parts)
     try:
         text = raw.decode(_encoding(raw))
-    except (UnicodeDecodeError, LookupError):
+    except (UnicodeError, LookupError):
         return None, "not_utf8"
     return (None, "nul") if "\0" in text else (text, None)
 
@@ -132,7 +132,7 @@ def _encoding(raw: bytes) -> str:
     name = codecs.lookup(named[1].decode("ascii", "replace")).name if named else "utf-8"
     # Browsers read both of these names as windows-1252 (WHATWG Encoding Standard), and pages are written for them. A
     # page that calls itself UTF-16 in plain ASCII is not (HTML Standard).
-    return {"iso8859-1": "cp1252", "ascii": "cp1252", "utf-16": "utf-8"}.get(name, name)
+    return "utf-8" if name.startswith("utf-16") else {"iso8859-1": "cp1252", "ascii": "cp1252"}.get(name, name)
 
 
 def _main_text(page: str) -> str | None:

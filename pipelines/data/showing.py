@@ -3,6 +3,7 @@
 import json
 import re
 import textwrap
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -100,7 +101,8 @@ def recipe_lines(found: Found, settings: Settings, tried: Tried) -> str:
 
 def _name(found: Found) -> str:
     path = found.paths[0] if len(found.paths) == 1 else Path(found.patterns[0].split("*")[0].rstrip("/"))
-    name = re.sub(r"[^a-z0-9_-]+", "-", path.name.split(".")[0].lower()).strip("-_")
+    plain = unicodedata.normalize("NFKD", path.name.split(".")[0].lower()).encode("ascii", "ignore").decode()
+    name = re.sub(r"[^a-z0-9_-]+", "-", plain).strip("-_")
     return name[:40] or "mine"
 
 

@@ -1,6 +1,7 @@
 """Every kind of bad file has its stated outcome: nothing crashes, hangs or vanishes without a count."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,17 @@ def test_looking_at_a_bad_file_ends_with_facts_or_one_line(name: str, tmp_path: 
             assert facts["usable"] + sum(facts["dropped"].values()) > 0 and len(text) < 100_000
             json.dumps(facts)
             text.encode()
+
+
+def test_what_is_no_file_is_told_and_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    for name in ("folder.jsonl", "link.jsonl", "pipe.jsonl"):
+        with pytest.raises(DataError, match="no such file"):
+            run_data(tmp_path / "d", [tmp_path / name])
+        with pytest.raises(DataError, match="no file"):
+            inspect(name, tmp_path, TEMPLATES / "chatml.jinja")
 
 
 def test_what_bombs_unpack_to_is_never_in_memory_together(tmp_path: Path) -> None:

@@ -170,6 +170,12 @@ def test_paths_of_any_name_are_given_as_a_recipe_needs_them(name: str, tmp_path:
         assert sorted(map(str, paths)) == facts["files"] and len(paths) == (2 if data == name else 1)
 
 
+def test_an_entry_is_named_after_its_file(tmp_path: Path) -> None:
+    for name, entry in (("Über uns.txt", "uber-uns"), ("-_.txt", "mine"), ("a.b.txt", "a"), ("日本.txt", "mine")):
+        (tmp_path / name).write_text("some text")
+        assert look(name, tmp_path)[1]["data"].splitlines()[1] == f"  {entry}:"
+
+
 def test_cells_without_a_header_and_with_bare_quotes(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("".join(f'"Hi {i}," he said.\tEr sagte: "Hallo" {i}.\n' for i in range(9)))
     (dataset,) = _datasets(look("a.tsv", tmp_path)[1]["data"], tmp_path)
