@@ -135,6 +135,8 @@ _MAGIC = {
 
 
 def _told_by_bytes(path: Path) -> str:
+    if kind_of(path) in (".tar", ".tgz"):
+        return "is an archive of files; unpack it"
     with path.open("rb") as file:
         first = file.read(16).lstrip()
     told = next((advice for magic, advice in _MAGIC.items() if first.startswith(magic)), None)

@@ -53,6 +53,8 @@ def test_markdown_has_documents_as_text_has(tmp_path: Path) -> None:
     ]
     long = "---\na: 1\n" + "x: y\n" * 300 + "---\nb\n"
     assert rows(written(tmp_path / "b.md", long)) == [{"text": long.removesuffix("\n")}], "no front matter is so long"
+    wide = f"---\na: {'x' * 100_000}\n---\nb"
+    assert rows(written(tmp_path / "d.md", wide)) == [{"text": wide}], "nor so wide"
     assert rows(written(tmp_path / "c.md", "---\na: 1\n---\n")) == [("empty_file", 1)]
 
 

@@ -265,6 +265,15 @@ def test_folders_of_saved_datasets_and_of_other_things(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=told):
             look(data, tmp_path)
+    for name, content, told in (
+        ("x.tar.gz", b"\x1f\x8b", "is an archive of files; unpack it"),
+        ("x.docx", b"PK\x03\x04", "is a zip archive"),
+        ("x.data", b' {"a": 1}', "looks like JSON; name it .jsonl"),
+        ("x", b"some words", "is of no kind that is read"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=told):
+            look(name, tmp_path)
     (tmp_path / "d" / "b.txt").write_text("a")
     (tmp_path / "d" / "c.jsonl").write_text("{}")
     with pytest.raises(DataError, match=r"several kinds \(\.jsonl, \.pdf, \.txt\)"):
