@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -294,7 +295,7 @@ def _side(value: Any) -> list[Message]:
 
 
 def _preference(row: Row) -> Row:
-    chosen, rejected = _side(_present(row, "chosen")), _side(_present(row, "rejected"))
+    chosen, rejected = (_written_out(row, _present(row, name)) for name in ("chosen", "rejected"))
     if chosen == rejected:
         raise Unusable("chosen_equals_rejected")
     if chosen[0]["role"] != "assistant" or rejected[0]["role"] != "assistant":
@@ -306,6 +307,20 @@ def _preference(row: Row) -> Row:
     if len(chosen) != 1 or len(rejected) != 1:
         raise Unusable("several_turns")
     return {"prompt": _question(prompt), "chosen": chosen, "rejected": rejected}
+
+
+_SPEAKER = re.compile(r"(?:^|\n)\n(Human|Assistant):")
+
+
+def _written_out(row: Row, value: Any) -> list[Message]:
+    """A side; without a prompt beside it also a conversation in one string, as hh-rlhf has it: each turn begins with an
+    empty line and `Human:` or `Assistant:`."""
+    has_prompt = row.get("prompt") is not None or row.get("instruction") is not None
+    if has_prompt or not isinstance(value, str) or not _SPEAKER.match(value):
+        return _side(value)
+    roles, said = _SPEAKER.split(value)[1::2], _SPEAKER.split(value)[2::2]
+    turns = zip(roles, said, strict=True)
+    return _messages([{"role": role.lower(), "content": text.strip()} for role, text in turns])
 
 
 def _shared(chosen: list[Message], rejected: list[Message]) -> int:

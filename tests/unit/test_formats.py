@@ -154,6 +154,8 @@ def test_a_system_message_may_come_first() -> None:
         {"chosen": [USER, ANSWER], "rejected": [USER, OTHER]},
         {"prompt": "Hi?", "chosen": [USER, ANSWER], "rejected": [USER, OTHER]},
         {"instruction": "Hi?", "chosen": "Yes.", "rejected": "No."},
+        {"chosen": "\n\nHuman: Hi?\n\nAssistant: Yes.", "rejected": "\n\nHuman: Hi?\n\nAssistant: No.\n"},
+        {"prompt": "Hi?", "chosen": ANSWER, "rejected": OTHER},
     ],
 )
 def test_explicit_and_implicit_prompts_give_the_same_pair(row: dict[str, Any]) -> None:
@@ -167,6 +169,8 @@ def test_explicit_and_implicit_prompts_give_the_same_pair(row: dict[str, Any]) -
         ({"chosen": [USER, ANSWER], "rejected": [USER, ANSWER]}, "chosen_equals_rejected"),
         ({"chosen": [USER, ANSWER], "rejected": [{"role": "user", "content": "x"}, ANSWER]}, "no_common_prompt"),
         ({"chosen": [USER, ANSWER], "rejected": [USER]}, "no_common_prompt"),
+        ({"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant:"}, "empty_answer"),
+        ({"chosen": "a\n\nHuman: b", "rejected": "a\n\nAssistant: c"}, "missing_column"),
         ({"chosen": [USER, ANSWER, USER, OTHER], "rejected": [USER, OTHER]}, "several_turns"),
         ({"prompt": [USER, ANSWER], "chosen": "b", "rejected": "c"}, "ends_without_question"),
         ({"prompt": [SYSTEM], "chosen": "b", "rejected": "c"}, "wrong_order"),
