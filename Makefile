@@ -12,6 +12,7 @@
 # STORE    where finished work is kept                        (artifacts)
 # TO       the folder that `make export` writes:              TO=my_model
 # FORMAT   stock, a class of transformers, or ours, with its code (stock)
+# DATA     what `make inspect` looks at:                    DATA=my_text
 # NAME     of the module that `make new-model` writes:        NAME=thing
 # REBUILD  1 rebuilds a stale stage that was costly to make
 # YES      1 lets `make clean` remove without asking
@@ -26,6 +27,7 @@ STORE   ?= artifacts
 REBUILD ?=
 TO      ?=
 NAME    ?=
+DATA    ?=
 YES     ?=
 FORMAT  ?= stock
 PYTHON  ?= python3
@@ -39,7 +41,7 @@ BUILD    = $(TUNE) --store $(STORE) $(if $(filter 1,$(REBUILD)),--rebuild)
 SOURDOUGH = $(BIN)/python -m pipelines
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-encoder demo-translation run $(STAGES) check plan show data report export ledger verify clean schema new-model \
+.PHONY: help setup demo demo-encoder demo-translation run $(STAGES) check inspect plan show data report export ledger verify clean schema new-model \
         test test-all test-docs test-ray test-gpu lint types format bench
 
 help: ## this list
@@ -71,6 +73,9 @@ data: $(READY) ## fetch and check every dataset; pins the commits of Hub data
 ##@ Look
 check: $(READY) ## every mistake in RECIPE, with file:line:column
 	@$(SOURDOUGH) check $(RECIPE) $(TUNE)
+
+inspect: $(READY) ## what DATA=path (file, folder or pattern) holds, and the lines of a recipe that read it
+	@$(SOURDOUGH) inspect "$(DATA)"
 
 plan: $(READY) ## what would run, why, and what it costs
 	@$(SOURDOUGH) plan $(RECIPE) $(TUNE) --store $(STORE)

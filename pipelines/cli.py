@@ -240,6 +240,19 @@ def clean(options: argparse.Namespace) -> int:
     return 0
 
 
+def inspect(options: argparse.Namespace) -> int:
+    """What a file, folder or pattern holds, as a model would see it, and the lines for a recipe."""
+    from pipelines.data.showing import inspect as look
+    from pipelines.recipe.paths import SHIPPED
+
+    text, facts = look(options.data, Path.cwd(), options.chat_template or SHIPPED / "chat_templates" / "chatml.jinja")
+    if options.json:
+        _print_json(facts)
+    else:
+        print(text)
+    return 0
+
+
 def schema(options: argparse.Namespace) -> int:
     """JSON Schema of recipes, for editors."""
     from pipelines.recipe.schema import schema_text
@@ -258,6 +271,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "ledger": ledger,
     "verify": verify,
     "clean": clean,
+    "inspect": inspect,
     "schema": schema,
     "new-model": new_model,
     "data": data,
@@ -368,6 +382,11 @@ def _add_options(parser: argparse.ArgumentParser, verb: str) -> None:
         parser.add_argument(
             "--to", type=_folder, metavar="FOLDER", default=Path("my_models"), help="default: my_models"
         )
+        return
+    if verb == "inspect":
+        parser.add_argument("data", help="a file, a folder or a pattern in quotes: 'my_text/*.txt'")
+        parser.add_argument("--chat-template", type=Path, metavar="FILE", help="default: chatml")
+        parser.add_argument("--json", action="store_true", help="for machines")
         return
     parser.add_argument("--store", type=_folder, default=Path("artifacts"), help="where finished work is kept")
     if verb == "clean":

@@ -104,7 +104,7 @@ def _output(job: Job, output: Path, evil: str, words: dict[str, Any] | None) -> 
     (output / "anything").write_text(job.name)
     if job.kind == "data":
         info = {"format": job.config.dataset.format, "rows_in": 31_010, "rows_used": 30_998, "train": 29_998}
-        info |= {"filtered": {"quality_length": 10}, "changed": 7, "dry_run": False}
+        info |= {"filtered": {"quality_length": 10}, "changed": 7, "dry_run": False, "left_over": {"unranked": 3}}
         info |= {"holdout": 1_000, "bytes": 7_710_600, "dropped": {f"empty text {evil}": 2}}
         (output / "info.json").write_text(json.dumps(info))
         return {"rows_in": 31_010, "rows_used": 30_998, "dropped": 2, "filtered": 10, "changed": 7}

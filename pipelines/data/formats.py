@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ Message = dict[str, str]
 REASONS: Mapping[str, str] = {
     # of the file
     "empty_file": "the file holds nothing",
-    "too_long": "longer than 64 MiB",
+    "too_long": "longer than 64 MiB (a web page: than 2 MB)",
     "not_utf8": "not UTF-8 text",
     "invalid_json": "not valid JSON",
     "duplicate_key": "two values for one name",
@@ -28,6 +29,8 @@ REASONS: Mapping[str, str] = {
     "lone_surrogate": "half a character (a lone surrogate) in the text",
     "no_messages": "no list of messages",
     "unknown_role": "a role other than system, user and assistant",
+    "tool_call": "a call of a tool, which chat templates here do not write",
+    "weight_zero": "an answer that is not to be trained on (weight: 0), which is not done turn by turn",
     "wrong_order": "turns that do not alternate from the user's first one",
     "no_assistant_turn": "nothing that an assistant says",
     "ends_without_answer": "the last turn is not the assistant's",
@@ -190,10 +193,9 @@ def _chat(row: Row) -> Row:
 
 def _conversation(row: Row) -> list[Message]:
     """Messages of a row in any of the four customs; where a row follows several, the first that is filled counts."""
-    if row.get("messages") is not None:
-        return _messages(row["messages"])
-    if row.get("conversations") is not None:
-        return _messages(row["conversations"])
+    for name in ("messages", "conversations"):
+        if row.get(name) is not None:
+            return _with_system(row, _messages(row[name]))
     for question, answer in (("prompt", "completion"), ("instruction", "output")):
         if row.get(question) is not None and answer in row:
             return [*asked(row), *_side(row[answer])]
@@ -203,11 +205,13 @@ def _conversation(row: Row) -> list[Message]:
 
 ROLES: Mapping[str, str] = {
     "system": "system",
+    "developer": "system",
     "user": "user",
     "human": "user",
     "prompter": "user",
     "assistant": "assistant",
     "gpt": "assistant",
+    "model": "assistant",
     "chatgpt": "assistant",
     "bing": "assistant",
     "bard": "assistant",
@@ -223,9 +227,21 @@ def _messages(value: Any) -> list[Message]:
         role = ROLES.get(str(message.get("role") or message.get("from")))
         if role is None:
             raise Unusable("unknown_role")
+        if message.get("tool_calls"):
+            raise Unusable("tool_call")
+        if role == "assistant" and message.get("weight") == 0:
+            raise Unusable("weight_zero")
         said = message["content"] if message.get("content") is not None else message.get("value")
         messages.append({"role": role, "content": _said(said, "empty_answer" if role == "assistant" else "empty")})
     return messages
+
+
+def _with_system(row: Row, messages: list[Message]) -> list[Message]:
+    """What a system column says comes first, unless the messages bring a system turn of their own."""
+    said = row.get("system")
+    if not isinstance(said, str) or not said.strip() or messages[0]["role"] == "system":
+        return messages
+    return [{"role": "system", "content": _string(said)}, *messages]
 
 
 def _said(value: Any, empty: str) -> str:
@@ -244,19 +260,34 @@ def _alternating(messages: list[Message]) -> list[Message]:
 
 
 def asked(row: Row) -> list[Message]:
-    """The prompt column, as messages; or an Alpaca instruction, with its input where there is one."""
+    """The prompt column, as messages; or an Alpaca instruction, with its input and history where there are any."""
     if row.get("prompt") is None and row.get("instruction") is not None:
         instruction, extra = _string(row["instruction"]), row.get("input")
-        both = instruction if extra is None or extra == "" else f"{instruction}\n\n{_string(extra)}"
-        return [{"role": "user", "content": both}]
+        is_bare = extra is None or (isinstance(extra, str) and not extra.strip())
+        both = instruction if is_bare else f"{instruction}\n\n{_string(extra)}"
+        return _with_system(row, [*_history(row.get("history")), {"role": "user", "content": both}])
     value = _present(row, "prompt")
-    return _messages(value) if isinstance(value, list) else [{"role": "user", "content": _string(value)}]
+    messages = _messages(value) if isinstance(value, list) else [{"role": "user", "content": _string(value)}]
+    return _with_system(row, messages)
+
+
+def _history(value: Any) -> list[Message]:
+    """Earlier turns, as [question, answer] each."""
+    if value is not None and not (isinstance(value, list) and all(isinstance(turn, list) for turn in value)):
+        raise Unusable("no_messages")
+    messages: list[Message] = []
+    for turn in value or []:
+        if len(turn) != 2:
+            raise Unusable("no_messages")
+        messages.append({"role": "user", "content": _string(turn[0])})
+        messages.append({"role": "assistant", "content": _string(turn[1], "empty_answer")})
+    return messages
 
 
 def _side(value: Any) -> list[Message]:
-    """A completion: a string, or messages."""
-    if isinstance(value, list):
-        return _messages(value)
+    """A completion: a string, a message, or messages."""
+    if isinstance(value, list | dict):
+        return _messages(value if isinstance(value, list) else [value])
     return [{"role": "assistant", "content": _string(value, "empty_answer")}]
 
 
@@ -264,18 +295,32 @@ def _side(value: Any) -> list[Message]:
 
 
 def _preference(row: Row) -> Row:
-    chosen, rejected = _side(_present(row, "chosen")), _side(_present(row, "rejected"))
+    chosen, rejected = (_written_out(row, _present(row, name)) for name in ("chosen", "rejected"))
     if chosen == rejected:
         raise Unusable("chosen_equals_rejected")
     if chosen[0]["role"] != "assistant" or rejected[0]["role"] != "assistant":
         # Whole conversations say their prompt themselves, whatever stands in a prompt column beside them.
         shared = _shared(chosen, rejected)
-        prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
+        prompt, chosen, rejected = _with_system(row, chosen[:shared]), chosen[shared:], rejected[shared:]
     else:
         prompt = asked(row)
     if len(chosen) != 1 or len(rejected) != 1:
         raise Unusable("several_turns")
     return {"prompt": _question(prompt), "chosen": chosen, "rejected": rejected}
+
+
+_SPEAKER = re.compile(r"(?:^|\n)\n(Human|Assistant):")
+
+
+def _written_out(row: Row, value: Any) -> list[Message]:
+    """A side; without a prompt beside it also a conversation in one string, as hh-rlhf has it: each turn begins with an
+    empty line and `Human:` or `Assistant:`."""
+    has_prompt = row.get("prompt") is not None or row.get("instruction") is not None
+    if has_prompt or not isinstance(value, str) or not _SPEAKER.match(value):
+        return _side(value)
+    roles, said = _SPEAKER.split(value)[1::2], _SPEAKER.split(value)[2::2]
+    turns = zip(roles, said, strict=True)
+    return _messages([{"role": role.lower(), "content": text.strip()} for role, text in turns])
 
 
 def _shared(chosen: list[Message], rejected: list[Message]) -> int:
@@ -296,7 +341,7 @@ def _question(messages: list[Message]) -> list[Message]:
 
 
 def _prompt(row: Row) -> Row:
-    used = {"prompt"} if row.get("prompt") is not None else {"instruction", "input"}
+    used = {"prompt", "system"} if row.get("prompt") is not None else {"instruction", "input", "history", "system"}
     others = {name: value for name, value in row.items() if name not in used}
     return {"prompt": _question(asked(row)), "columns": json.dumps(others, sort_keys=True, default=str)}
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from pipelines.data.blocks import Item, Row
 from pipelines.data.formats import ROLES, Message, Unusable, asked, renamed
+from pipelines.errors import MachineError
 from pipelines.recipe.data import Layout
 
 LEFT_OVER: Mapping[str, str] = {
@@ -81,7 +82,11 @@ class _Shelf:
     def add(self, key: str, value: Any, own: str | None = None) -> bool:
         """False where a value of this name of its own is there already."""
         row = (own, key, json.dumps(value))
-        return self.rows.execute("INSERT OR IGNORE INTO shelf (own, key, value) VALUES (?, ?, ?)", row).rowcount == 1
+        try:
+            done = self.rows.execute("INSERT OR IGNORE INTO shelf (own, key, value) VALUES (?, ?, ?)", row)
+        except sqlite3.OperationalError as error:
+            raise MachineError(f"{self.folder.name}: {error}; set TMPDIR to a folder with more room") from None
+        return done.rowcount == 1
 
     def __iter__(self) -> Iterator[str]:
         found = self.rows.execute("SELECT key FROM shelf GROUP BY key ORDER BY min(place)")

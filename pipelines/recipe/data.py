@@ -40,14 +40,24 @@ PROSE = (".md", ".txt")
 """Files that say nothing of where a document ends."""
 COLUMNS: dict[Format, tuple[str, ...]] = {
     "text": ("text",),
-    "chat": ("messages", "conversations", "prompt", "completion", "instruction", "input", "output"),
-    "preference": ("prompt", "instruction", "input", "chosen", "rejected"),
+    "chat": (
+        "messages",
+        "conversations",
+        "prompt",
+        "completion",
+        "instruction",
+        "input",
+        "output",
+        "system",
+        "history",
+    ),
+    "preference": ("prompt", "instruction", "input", "chosen", "rejected", "system", "history"),
     "labelled": ("text", "text_pair", "label"),
     "pairs": ("source", "target"),
 }
 COLUMNS_OF: dict[Layout, tuple[str, ...]] = {
     "tree": ("prompt", "message_id", "parent_id", "role", "text", "rank", "replies", "deleted"),
-    "scored": ("prompt", "instruction", "input", "completion", "output", "score", "label"),
+    "scored": ("prompt", "instruction", "input", "system", "history", "completion", "output", "score", "label"),
 }
 """The same where rows mean something together."""
 """Our names of columns. Prompt data may have any: reward functions are given them all."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data_jobs import TEMPLATES
+from data_jobs import TEMPLATES, run_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +22,7 @@ from pipelines.data.labelled import kept_lengths
 from pipelines.data.labels import kind_of, names_in
 from pipelines.data.packing import pack_split, pack_whole
 from pipelines.data.tokens import TokenTable, TokenWriter
+from pipelines.errors import DataError
 from pipelines.stages.tokenizer import add_bos, chat_template, save, train
 
 EVERY_TEXT = st.text(st.characters(codec="utf-8"))
@@ -87,6 +88,49 @@ def test_lines_of_json_come_back_whatever_they_hold(texts: list[str], block: int
             array = Path(folder) / "a.json"
             array.write_text(json.dumps([{"text": text} for text in texts], ensure_ascii=False), newline="")
             assert [item.row for item in read_file(array)] == [{"text": text} for text in texts]
+
+
+FRAGMENTS = [
+    *(
+        b'{"text": "one"}\n',
+        b'{"prompt": "q", "completion": "a", "score": 1}\n',
+        b'"messages"',
+        b'"replies"',
+        b'"data"',
+    ),
+    *(b'{"message_id": 1, "parent_id": null, "role": "user", "text": "q"}\n', b'{"chosen": "a", "rejected": "b"}\n'),
+    *(b'"text"', b"text", b"{", b"}", b"[", b"]", b'"', b":", b",", b"\t", b"\n", b"\r", b"\\", b"\\ud800", b"\\u0000"),
+    *(b"null", b"NaN", b"1e999", b"true", b"a", b"\xc3\xbc", b"\xff", b"\0", b"\xef\xbb\xbf", b"\xff\xfe", b"---\n"),
+    *(b"title: x\n", b"<p>", b"<td>", b"<html>", b"<meta charset=utf-16>", b"<!--", b"\xe2\x80\xa8", b" "),
+]
+SHAPES: list[dict[str, Any]] = [
+    *({"format": format} for format in ("text", "chat", "preference", "prompt", "labelled", "pairs")),
+    *({"format": format, "layout": "tree"} for format in ("chat", "preference")),
+    {"format": "preference", "layout": "scored"},
+]
+
+
+@given(
+    st.lists(st.sampled_from(FRAGMENTS), max_size=30).map(b"".join),
+    st.sampled_from(["jsonl", "json", "csv", "tsv", "txt", "md", "html"]),
+    st.sampled_from(SHAPES),
+    st.sampled_from([1, 5, 1 << 20]),
+)
+@QUICK
+def test_files_of_any_bytes_are_rows_or_reasons_or_one_line(
+    raw: bytes, kind: str, shape: dict[str, Any], block: int
+) -> None:
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "BLOCK", block)
+        path = Path(folder) / f"a.{kind}"
+        path.write_bytes(raw)
+        try:
+            _, metrics = run_data(Path(folder) / "d", [path], holdout=0.0, max_dropped=1.0, **shape)
+        except DataError as error:
+            assert str(error)
+        else:
+            assert metrics["rows_in"] == metrics["rows_used"] + metrics["dropped"]  # type: ignore[operator]
+            assert metrics["train"] == metrics["rows_used"]
 
 
 JSON = st.recursive(

@@ -53,6 +53,8 @@ def test_markdown_has_documents_as_text_has(tmp_path: Path) -> None:
     ]
     long = "---\na: 1\n" + "x: y\n" * 300 + "---\nb\n"
     assert rows(written(tmp_path / "b.md", long)) == [{"text": long.removesuffix("\n")}], "no front matter is so long"
+    wide = f"---\na: {'x' * 100_000}\n---\nb"
+    assert rows(written(tmp_path / "d.md", wide)) == [{"text": wide}], "nor so wide"
     assert rows(written(tmp_path / "c.md", "---\na: 1\n---\n")) == [("empty_file", 1)]
 
 
@@ -69,6 +71,7 @@ TWO = "On the next day it is shaped, covered with a cloth, and baked in a very h
         ("", "utf-8-sig"),
         ("", "utf-16"),
         ('<meta charset="iso-8859-1">', "cp1252"),
+        ('<meta charset="utf-16le">', "utf-8"),
         ('<meta http-equiv="Content-Type" content="text/html; charset=windows-1252">', "cp1252"),
     ],
 )
@@ -86,6 +89,8 @@ def test_the_main_text_of_a_page_is_read_by_its_own_encoding(head: str, encoding
         (b"no page at all", "no_main_text"),
         (b"<p>\xff" + b"some text " * 100, "not_utf8"),
         (b"<meta charset='klingon'><p>" + b"some text " * 100, "not_utf8"),
+        (b"<meta charset='undefined'><p>" + b"some text " * 100, "not_utf8"),
+        (b"<meta charset='rot13'><p>" + b"some text " * 100, "not_utf8"),
         (b"<p>\0" + b"some text " * 100, "nul"),
         (b"<div>" * 10_000 + b"x", "no_main_text"),
         (b"", "empty_file"),

@@ -62,10 +62,46 @@ def test_a_row_without_its_column() -> None:
         {"instruction": "Hi?", "input": "", "output": "Yes."},
         {"instruction": "Hi?", "output": "Yes."},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi?"}]}, ANSWER]},
+        {"messages": [USER, ANSWER | {"tool_calls": [], "weight": 1}], "system": " "},
+        {"prompt": "Hi?", "completion": ANSWER},
+        {"instruction": "Hi?", "input": " \n", "output": "Yes.", "system": None, "history": []},
     ],
 )
 def test_every_custom_of_chat_data_gives_the_same_messages(row: dict[str, Any]) -> None:
     assert normal("chat", row) == {"messages": [USER, ANSWER]}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [USER, ANSWER], "system": "Be kind."},
+        {"messages": [SYSTEM, USER, ANSWER], "system": "Be cruel."},
+        {"messages": [{"role": "developer", "content": "Be kind."}, USER, ANSWER]},
+        {"conversations": [{"from": "human", "value": "Hi?"}, {"from": "gpt", "value": "Yes."}], "system": "Be kind."},
+        {"prompt": "Hi?", "completion": "Yes.", "system": "Be kind."},
+        {"instruction": "Hi?", "output": "Yes.", "system": "Be kind."},
+    ],
+)
+def test_a_system_column_comes_first_unless_a_turn_says_it(row: dict[str, Any]) -> None:
+    assert normal("chat", row) == {"messages": [SYSTEM, USER, ANSWER]}
+
+
+def test_a_system_column_belongs_to_every_prompt() -> None:
+    told = {"system": "Be kind."}
+    pairs = [
+        {"prompt": "Hi?", "chosen": "Yes.", "rejected": "No."},
+        {"chosen": [USER, ANSWER], "rejected": [USER, OTHER]},
+    ]
+    assert [normal("preference", row | told)["prompt"] for row in pairs] == [[SYSTEM, USER]] * 2
+    row = normal("prompt", {"prompt": "Hi?", "id": 1} | told)
+    assert row == {"prompt": [SYSTEM, USER], "columns": '{"id": 1}'}
+
+
+def test_the_history_of_an_instruction_comes_before_it() -> None:
+    row = {"instruction": "Hi?", "output": "Yes.", "history": [["First?", "No."]]}
+    assert normal("chat", row) == {"messages": [{"role": "user", "content": "First?"}, OTHER, USER, ANSWER]}
+    for history, reason in ((["a"], "no_messages"), ([["a"]], "no_messages"), ([["a", ""]], "empty_answer")):
+        assert normal("chat", row | {"history": history}) == reason
 
 
 def test_an_alpaca_input_follows_its_instruction() -> None:
@@ -90,6 +126,8 @@ def test_an_alpaca_input_follows_its_instruction() -> None:
         ([USER, ANSWER, USER], "ends_without_answer"),
         ([USER, {"role": "tool", "content": "x"}, ANSWER], "unknown_role"),
         ([{"content": "x"}, ANSWER], "unknown_role"),
+        ([USER, ANSWER | {"tool_calls": [{"id": "1"}]}], "tool_call"),
+        ([USER, ANSWER | {"weight": 0}], "weight_zero"),
         ([USER, {"role": "assistant", "content": " "}], "empty_answer"),
         ([USER, {"role": "assistant", "content": None}], "empty_answer"),
         ([{"role": "user", "content": ""}, ANSWER], "empty"),
@@ -116,6 +154,8 @@ def test_a_system_message_may_come_first() -> None:
         {"chosen": [USER, ANSWER], "rejected": [USER, OTHER]},
         {"prompt": "Hi?", "chosen": [USER, ANSWER], "rejected": [USER, OTHER]},
         {"instruction": "Hi?", "chosen": "Yes.", "rejected": "No."},
+        {"chosen": "\n\nHuman: Hi?\n\nAssistant: Yes.", "rejected": "\n\nHuman: Hi?\n\nAssistant: No.\n"},
+        {"prompt": "Hi?", "chosen": ANSWER, "rejected": OTHER},
     ],
 )
 def test_explicit_and_implicit_prompts_give_the_same_pair(row: dict[str, Any]) -> None:
@@ -129,6 +169,8 @@ def test_explicit_and_implicit_prompts_give_the_same_pair(row: dict[str, Any]) -
         ({"chosen": [USER, ANSWER], "rejected": [USER, ANSWER]}, "chosen_equals_rejected"),
         ({"chosen": [USER, ANSWER], "rejected": [{"role": "user", "content": "x"}, ANSWER]}, "no_common_prompt"),
         ({"chosen": [USER, ANSWER], "rejected": [USER]}, "no_common_prompt"),
+        ({"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant:"}, "empty_answer"),
+        ({"chosen": "a\n\nHuman: b", "rejected": "a\n\nAssistant: c"}, "missing_column"),
         ({"chosen": [USER, ANSWER, USER, OTHER], "rejected": [USER, OTHER]}, "several_turns"),
         ({"prompt": [USER, ANSWER], "chosen": "b", "rejected": "c"}, "ends_without_question"),
         ({"prompt": [SYSTEM], "chosen": "b", "rejected": "c"}, "wrong_order"),

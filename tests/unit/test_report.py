@@ -81,6 +81,7 @@ def test_the_json_has_what_others_build_on(whole):
     assert village["dropped_by_reason"]["quality_length"] == 10
     assert (village["changed"], village["would_drop"]) == (7, {})
     assert village["tokens"] == 2_043_525
+    assert village["left_over"] == {"unranked": 3} and "left over: unranked 3" in text(whole, "html")
     assert facts["resolved"]["stages"]["sft"]["overlong"] == "drop"
 
 
