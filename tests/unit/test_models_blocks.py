@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import Gemma2Config, Gemma2ForCausalLM, StableLmConfig, StableLmForCausalLM
 
 from custom_models import DecoderConfig, DecoderForCausalLM
+from custom_models.layers import build_norm
 
 torch.set_num_threads(1)
 VOCAB_SIZE = 97
@@ -181,3 +182,29 @@ def test_stochastic_depth_skips_rows_in_training_only_and_keeps_the_mean() -> No
     assert dropped.unique().tolist() == pytest.approx([0, 4 / 3])
     assert (dropped == dropped[:, :1, :1]).all() and dropped.mean() == pytest.approx(1, abs=0.03)
     assert block.eval()._dropped(update) is update
+
+
+def test_the_norms_output_and_gradients_are_torchs() -> None:
+    config = DecoderConfig(hidden_size=24)
+    ours, theirs = build_norm(config, 24), nn.RMSNorm(24, eps=config.norm_eps)
+    torch.manual_seed(0)
+    nn.init.normal_(ours.weight)
+    theirs.load_state_dict(ours.state_dict())
+    inputs = torch.randn(2, 5, 3, 24).transpose(1, 2)
+    found = []
+    for norm in (ours, theirs):
+        states = inputs.clone().requires_grad_()
+        output = norm(states)
+        output.square().sum().backward()
+        found.append((output, states.grad, norm.weight.grad))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(ours(inputs), found[0][0])
+    for mine, other in zip(found[0][1:], found[1][1:], strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-5)
+    weight, ours.weight.grad = ours.weight.grad, None
+    ours.weight.requires_grad_(False)  # as beside an adapter
+    states = inputs.clone().requires_grad_()
+    ours(states).square().sum().backward()
+    assert torch.equal(states.grad, found[0][1]) and ours.weight.grad is None
+    ours.weight.requires_grad_(True)
+    ours(inputs).square().sum().backward()
+    assert torch.equal(ours.weight.grad, weight)
