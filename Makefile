@@ -38,7 +38,7 @@ SOURDOUGH = $(BIN)/python -m pipelines
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-encoder demo-translation run $(STAGES) check plan show data report export verify clean schema new-model \
-        test test-all test-gpu lint types format bench
+        test test-all test-equality test-gpu lint types format bench
 
 help: ## this list
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/q' | head -n 1
@@ -102,6 +102,9 @@ test: $(READY) ## the tests (minutes)
 
 test-all: $(READY) ## also whole runs, launches of several processes, kill tests
 	@$(BIN)/python -m pytest -m "not gpu"
+
+test-equality: $(READY) ## our blocks against transformers' own classes (part of `make test`)
+	@$(BIN)/python -m pytest -m "equality and not gpu" tests/unit
 
 test-gpu: $(READY) ## the tests that need a GPU
 	@$(BIN)/python -m pytest -m gpu
