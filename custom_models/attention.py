@@ -70,9 +70,8 @@ class Attention(nn.Module):
                 raise ValueError(f"attn_logit_softcapping is not supported with {kernel}; use sdpa or eager")
             attend = eager_attention
         elif attention_mask is not None and attention_mask.requires_grad and attention_mask.device.type == "cpu":
-            attend = (
-                eager_attention  # a CPU's sdpa spells out what has a bias to learn, and reads the scores thrice more
-            )
+            # To learn a bias, a CPU's sdpa spells attention out too, and reads the scores three times more.
+            attend = eager_attention
         output, weights = attend(
             self,
             query,

@@ -54,6 +54,7 @@ def same_logits(ours: DecoderForCausalLM, theirs: nn.Module, *, mask: Tensor | N
     torch.testing.assert_close(*logits, **TOLERANCE)
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("padded", [0, 5])
 def test_with_gemma_2s_parts_logits_are_gemma_2s(attention: str, padded: int) -> None:
@@ -77,6 +78,7 @@ def test_with_gemma_2s_parts_logits_are_gemma_2s(attention: str, padded: int) ->
     same_logits(ours, theirs, mask=mask)
 
 
+@pytest.mark.equality
 def test_with_a_part_of_each_head_turned_logits_are_stable_lms() -> None:
     ours = decoder(partial_rotary_factor=0.25, norm="layer_norm", num_key_value_heads=4, tie_word_embeddings=False)
     same = {name: getattr(ours.config, name) for name in (*SMALL, "intermediate_size", "vocab_size")}
@@ -88,6 +90,7 @@ def test_with_a_part_of_each_head_turned_logits_are_stable_lms() -> None:
     same_logits(ours, theirs)
 
 
+@pytest.mark.equality
 def test_the_blocks_of_2017_are_torchs_transformer_layers() -> None:
     """Post-norm, relu and layer_norm; the embeddings are scaled and have sines and cosines added."""
     parts = KINDS["sinusoidal, post-norm"] | {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 4}
@@ -184,6 +187,7 @@ def test_stochastic_depth_skips_rows_in_training_only_and_keeps_the_mean() -> No
     assert block.eval()._dropped(update) is update
 
 
+@pytest.mark.equality
 def test_the_norms_output_and_gradients_are_torchs() -> None:
     config = DecoderConfig(hidden_size=24)
     ours, theirs = build_norm(config, 24), nn.RMSNorm(24, eps=config.norm_eps)

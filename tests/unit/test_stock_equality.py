@@ -1,5 +1,5 @@
-"""Each style, built as a recipe builds it, is transformers' own class: logits and gradients, padded on either side, step
-by step with a cache, and in bfloat16 as near as rounding allows."""
+"""Each style, built as a recipe builds it, is transformers' own class: logits and gradients, padded on either side,
+step by step with a cache, and in bfloat16 as near as rounding allows."""
 
 from pathlib import Path
 from typing import Any
@@ -85,9 +85,9 @@ def run(model: PreTrainedModel, mask: Tensor, **more: Any) -> tuple[Any, Tensor]
 
 def assert_same(found: Tensor, expected: Tensor, scale: Tensor | float | None = None, what: str = "") -> None:
     """Nowhere further apart than RELATIVE of the largest number expected, or of `scale`."""
-    scale = expected.abs().max() if scale is None else scale
+    scale = float((expected if scale is None else torch.as_tensor(scale)).detach().abs().max())
     assert scale > 0 and expected.isfinite().all(), what
-    torch.testing.assert_close(found, expected, atol=RELATIVE * float(scale), rtol=0.0, msg=what or None)
+    torch.testing.assert_close(found, expected, atol=RELATIVE * scale, rtol=0.0, msg=what or None)
 
 
 @each
@@ -155,8 +155,8 @@ def rms(numbers: Tensor) -> float:
 @sides
 @torch.no_grad()
 def test_in_bfloat16_logits_are_as_near_as_its_rounding(style: str, side: str | None) -> None:
-    """The stock class's own rounding error is the yardstick: its logits in bfloat16 against those in float32 of the very
-    same (rounded) weights. Ours may err as much, and half as much again for other orders of the same sums; two such
+    """The stock class's own rounding error is the yardstick: its logits in bfloat16 against those in float32 of the
+    very same (rounded) weights. Ours may err as much, and half as much again for other orders of the same sums; two such
     errors, were they independent, are the root of two apart."""
     (ours, theirs), mask = pair(style), padding(side)
     ours, theirs = ours.to(torch.bfloat16), theirs.to(torch.bfloat16)
