@@ -4,7 +4,8 @@
 
 A step is forward, loss, backward, clipping and optimizer, with the losses and the optimizer of `pretrain`. Both models
 get the same batches and take their steps in turns in one process; after each pair their losses are compared. Prints one
-JSON object for each style: `ratio` is the median over pairs of our seconds by theirs, so 1 is equal and less is faster;
+JSON object for each style, and for bert one more with our logits of masked tokens alone, as `pretrain` computes them
+and transformers' class cannot. `ratio` is the median over pairs of our seconds by theirs: 1 is equal, less is faster.
 `cpu_ratio` is the same of processor time, which other work on the machine disturbs less."""
 
 import argparse
@@ -32,6 +33,8 @@ from pipelines.training.optim import OptimSettings, build_optimizer
 Batch = dict[str, Tensor]
 Loss = Callable[[dict[str, Tensor], Tensor], Tensor]
 PAD, BOS, EOS, FIRST = 0, 1, 2, 3
+WARM_UP = 2
+STYLES = ["llama", "gpt2", "bert", "t5"]
 
 
 def masked_loss(outputs: dict[str, Tensor], labels: Tensor) -> Tensor:
@@ -101,51 +104,61 @@ def batches(architecture: str, options: argparse.Namespace) -> Callable[[int], B
     return batch
 
 
-def measure(style: str, options: argparse.Namespace) -> dict[str, Any]:
-    architecture = STYLE_ARCHITECTURES.get(style, "decoder")
+def models(style: str, options: argparse.Namespace) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """Ours, and transformers' with the same weights."""
     config = ModelConfig(
-        architecture=architecture,
+        architecture=STYLE_ARCHITECTURES.get(style, "decoder"),
         style=style,
         hidden_size=options.hidden_size,
         num_hidden_layers=options.layers,
         num_attention_heads=options.heads,
         max_position_embeddings=options.tokens,
     )
-    # the model's section and ids alone decide a model; no tokenizer is asked
+    # The model's section and ids alone decide a model; no tokenizer is asked.
     tokens = Tokens(None, Path(), options.vocab_size, PAD, BOS, EOS, ())  # type: ignore[arg-type]
     ours = fresh_model(config, tokens, seed=0)
-    theirs = to_stock(ours)
+    return ours, to_stock(ours)
+
+
+def measure(style: str, options: argparse.Namespace, *, places: bool = False) -> dict[str, Any]:
+    """`places`: for an encoder, our logits of masked tokens alone."""
+    architecture = STYLE_ARCHITECTURES.get(style, "decoder")
+    ours, theirs = models(style, options)
     steppers = {"ours": Stepper(ours, LOSSES[architecture]), "theirs": Stepper(theirs, LOSSES[architecture])}
-    make, warm_up = batches(architecture, options), 2
-    for pair in range(options.pairs + warm_up):
+    make = batches(architecture, options)
+    for pair in range(WARM_UP + options.pairs):
         batch, losses = make(pair), {}
         for name in sorted(steppers, reverse=bool(pair % 2)):  # who comes first changes: the machine may drift
-            few = {"places": batch["labels"] != IGNORED} if options.places and name == "ours" else {}
+            few = {"places": batch["labels"] != IGNORED} if places and name == "ours" else {}
             losses[name] = steppers[name].step(batch | few)
         if abs(losses["ours"] - losses["theirs"]) > 1e-3 * losses["theirs"]:
             raise SystemExit(f"{style}: not the same model: {losses}")
-    seconds = {name: stepper.seconds[warm_up:] for name, stepper in steppers.items()}
-    cpu = {name: stepper.cpu_seconds[warm_up:] for name, stepper in steppers.items()}
-    ratios = [mine / other for mine, other in zip(seconds["ours"], seconds["theirs"], strict=True)]
-    cpu_ratios = [mine / other for mine, other in zip(cpu["ours"], cpu["theirs"], strict=True)]
+    ratios = ratios_of(*(stepper.seconds for stepper in steppers.values()))
+    cpu_ratios = ratios_of(*(stepper.cpu_seconds for stepper in steppers.values()))
     quarters = statistics.quantiles(ratios, n=4)
+    medians = {name: statistics.median(stepper.seconds[WARM_UP:]) for name, stepper in steppers.items()}
     return {
         "style": style,
+        "logits": "of masked tokens" if places else "all",
         "stock": type(theirs).__name__,
-        "attention": [ours.config._attn_implementation, theirs.config._attn_implementation],
+        "attention": [model.config._attn_implementation for model in (ours, theirs)],
         "parameters": ours.num_parameters(),
         "threads": torch.get_num_threads(),
         "pairs": options.pairs,
-        "ratio": round(statistics.median(ratios), 4),
-        "ratio_quartiles": [round(quarters[0], 4), round(quarters[2], 4)],
-        "cpu_ratio": round(statistics.median(cpu_ratios), 4),
-        **{f"{name}_ms_per_step": round(1000 * statistics.median(values), 2) for name, values in seconds.items()},
+        "ratio": round(statistics.median(ratios), 3),
+        "ratio_quartiles": [round(quarters[0], 3), round(quarters[2], 3)],
+        "cpu_ratio": round(statistics.median(cpu_ratios), 3),
+        **{f"{name}_ms_per_step": round(1000 * median, 1) for name, median in medians.items()},
     }
+
+
+def ratios_of(ours: list[float], theirs: list[float]) -> list[float]:
+    return [mine / other for mine, other in zip(ours[WARM_UP:], theirs[WARM_UP:], strict=True)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--styles", nargs="+", default=["llama", "gpt2", "bert", "t5"])
+    parser.add_argument("--styles", nargs="+", choices=STYLES, default=STYLES)
     parser.add_argument("--hidden-size", type=int, default=256)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--heads", type=int, default=4)
@@ -153,18 +166,16 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=256, help="of a row; a t5 reads these and writes a quarter more")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--documents", type=int, default=1, help="in each row; more than one for llama and gpt2 alone")
-    parser.add_argument("--places", action="store_true", help="for bert: our logits of masked tokens alone, as trained")
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     if options.documents > 1 and (other := {"bert", "t5"} & set(options.styles)):
         parser.error(f"transformers keeps no packed documents apart in {', '.join(sorted(other))}; name other --styles")
-    if options.places and options.styles != ["bert"]:
-        parser.error("--places is for --styles bert")
     torch.set_num_threads(options.threads)
     transformers_logging.set_verbosity_error()
     for style in options.styles:
-        print(json.dumps(measure(style, options)), flush=True)
+        for places in (False, True) if STYLE_ARCHITECTURES.get(style) == "encoder" else (False,):
+            print(json.dumps(measure(style, options, places=places)), flush=True)
 
 
 if __name__ == "__main__":

@@ -156,8 +156,8 @@ def rms(numbers: Tensor) -> float:
 @torch.no_grad()
 def test_in_bfloat16_logits_are_as_near_as_its_rounding(style: str, side: str | None) -> None:
     """The stock class's own rounding error is the yardstick: its logits in bfloat16 against those in float32 of the
-    very same (rounded) weights. Ours may err as much, and half as much again for other orders of the same sums; two such
-    errors, were they independent, are the root of two apart."""
+    very same (rounded) weights. Ours may err as much, and half as much again for other orders of the same sums. Two
+    such errors, were they independent, are the root of two apart."""
     (ours, theirs), mask = pair(style), padding(side)
     ours, theirs = ours.to(torch.bfloat16), theirs.to(torch.bfloat16)
     told = positions(style, mask)
