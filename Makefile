@@ -42,7 +42,7 @@ SOURDOUGH = $(BIN)/python -m pipelines
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-encoder demo-translation run $(STAGES) check inspect plan show data report export ledger verify clean schema new-model \
-        test test-all test-docs test-ray test-gpu lint types format bench
+        test test-all test-docs test-equality test-ray test-gpu lint types format bench
 
 help: ## this list
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/q' | head -n 1
@@ -119,6 +119,9 @@ test-docs: $(READY) ## the pages of docs/ followed in a copy of the project
 test-ray: $(READY) ## data work on a local Ray cluster of two nodes; installs ray
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray]'
 	@$(BIN)/python -m pytest -m slow tests/distributed/test_ray.py
+
+test-equality: $(READY) ## our blocks against transformers' own classes (part of `make test`)
+	@$(BIN)/python -m pytest -m "equality and not gpu" tests/unit
 
 test-gpu: $(READY) ## the tests that need a GPU
 	@$(BIN)/python -m pytest -m gpu

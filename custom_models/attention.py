@@ -52,11 +52,8 @@ class Attention(nn.Module):
         **kwargs,
     ) -> tuple[Tensor, Tensor | None]:
         """(rows, tokens, hidden_size) and, from kernels that have them, the attention weights."""
-        query = self._query(hidden_states)
-        key, value = self._key_value(hidden_states)
-        if position_embeddings is not None:
-            cos, sin = (angles.to(query.dtype) for angles in position_embeddings)
-            query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        query = self._query(hidden_states, position_embeddings)
+        key, value = self._key_value(hidden_states, position_embeddings)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
 
@@ -71,6 +68,9 @@ class Attention(nn.Module):
             if self.config._attn_implementation not in ("sdpa", "eager"):
                 kernel = self.config._attn_implementation
                 raise ValueError(f"attn_logit_softcapping is not supported with {kernel}; use sdpa or eager")
+            attend = eager_attention
+        elif attention_mask is not None and attention_mask.requires_grad and attention_mask.device.type == "cpu":
+            # To learn a bias, a CPU's sdpa spells attention out too, and reads the scores three times more.
             attend = eager_attention
         output, weights = attend(
             self,
@@ -88,16 +88,26 @@ class Attention(nn.Module):
             output = output * torch.sigmoid(self.gate_proj(hidden_states))
         return self.o_proj(output), weights
 
-    def _query(self, hidden_states: Tensor) -> Tensor:
+    def _query(self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """(rows, heads, tokens, head_dim)"""
         query = self.q_proj(hidden_states).unflatten(-1, (-1, self.head_dim))
-        return (query if self.q_norm is None else self.q_norm(query)).transpose(1, 2)
+        return self._placed(query if self.q_norm is None else self.q_norm(query), position_embeddings)
 
-    def _key_value(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
+    def _key_value(
+        self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Each (rows, heads, tokens, head_dim)."""
         key = self.k_proj(hidden_states).unflatten(-1, (-1, self.head_dim))
         value = self.v_proj(hidden_states).unflatten(-1, (-1, self.head_dim))
-        return (key if self.k_norm is None else self.k_norm(key)).transpose(1, 2), value.transpose(1, 2)
+        key = self._placed(key if self.k_norm is None else self.k_norm(key), position_embeddings)
+        return key, value.transpose(1, 2)
+
+    def _placed(self, states: Tensor, position_embeddings: tuple[Tensor, Tensor] | None) -> Tensor:
+        """(rows, tokens, heads, head_dim) to (rows, heads, tokens, head_dim), turned before that: the memory is still
+        in order."""
+        if position_embeddings is not None:
+            states = rotate(states, *(angles.to(states.dtype) for angles in position_embeddings))
+        return states.transpose(1, 2)
 
 
 class CrossAttention(Attention):
@@ -146,7 +156,7 @@ def eager_attention(
     if module.num_key_value_groups > 1:
         key = key.repeat_interleave(module.num_key_value_groups, dim=1)
         value = value.repeat_interleave(module.num_key_value_groups, dim=1)
-    scores = torch.matmul(query * scaling, key.transpose(2, 3))
+    scores = torch.matmul(query if scaling == 1 else query * scaling, key.transpose(2, 3))
     scores = softcapped(scores, module.softcap)
     if attention_mask is not None and attention_mask.dtype == torch.bool:
         scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)

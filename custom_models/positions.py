@@ -11,8 +11,8 @@ from .configuration import TransformerConfig
 
 
 def rope_angles(position_ids: Tensor, config: TransformerConfig, *, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of each position's angles, (rows, 1, tokens, size), to be shared by all layers; size is how many
-    dimensions of a head they turn.
+    """Cosine and sine of each position's angles, (rows, tokens, 1, size), to be shared by all layers; size is how many
+    dimensions of a head they turn. The first half of the sines is negative, as `rotate` takes them.
 
     Computed from nothing but the positions: a stored table would have to survive meta devices and bf16 casts.
     """
@@ -25,9 +25,9 @@ def rope_angles(position_ids: Tensor, config: TransformerConfig, *, dtype: torch
         slowed = yarn_share(steps, theta=theta, original_length=config.original_max_position_embeddings)
         frequencies = slowed * (1.0 / (config.rope_scaling_factor * theta**steps)) + (1 - slowed) * frequencies
         factor = 0.1 * math.log(config.rope_scaling_factor) + 1.0  # arXiv 2309.00071, 3.4: on queries and keys alike
-    angles = position_ids[:, None, :, None].float() * frequencies
-    angles = torch.cat((angles, angles), dim=-1)
+    angles = position_ids[..., None, None].float() * frequencies
     cos, sin = angles.cos(), angles.sin()
+    cos, sin = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
     if factor != 1.0:
         cos, sin = cos * factor, sin * factor
     return cos.to(dtype), sin.to(dtype)
@@ -46,13 +46,13 @@ def yarn_share(steps: Tensor, *, theta: float, original_length: int) -> Tensor:
 
 
 def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (i, i + n / 2) of the first n dimensions of `states`, (rows, heads, tokens, head_dim), by its
+    """Turn each pair (i, i + n / 2) of the first n dimensions of `states`, (rows, tokens, heads, head_dim), by its
     position's angle; n is the width of `cos` and `sin`, and the other dimensions stay."""
     size = cos.shape[-1]
     if size < states.shape[-1]:
         return torch.cat((rotate(states[..., :size], cos, sin), states[..., size:]), dim=-1)
-    first, second = states.chunk(2, dim=-1)
-    return states * cos + torch.cat((-second, first), dim=-1) * sin
+    swapped = states.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
+    return torch.addcmul(states * cos, swapped, sin)
 
 
 def sinusoids(position_ids: Tensor, *, size: int, dtype: torch.dtype) -> Tensor:

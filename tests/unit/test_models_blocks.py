@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import Gemma2Config, Gemma2ForCausalLM, StableLmConfig, StableLmForCausalLM
 
 from custom_models import DecoderConfig, DecoderForCausalLM
+from custom_models.layers import build_norm
 
 torch.set_num_threads(1)
 VOCAB_SIZE = 97
@@ -53,6 +54,7 @@ def same_logits(ours: DecoderForCausalLM, theirs: nn.Module, *, mask: Tensor | N
     torch.testing.assert_close(*logits, **TOLERANCE)
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("padded", [0, 5])
 def test_with_gemma_2s_parts_logits_are_gemma_2s(attention: str, padded: int) -> None:
@@ -76,6 +78,7 @@ def test_with_gemma_2s_parts_logits_are_gemma_2s(attention: str, padded: int) ->
     same_logits(ours, theirs, mask=mask)
 
 
+@pytest.mark.equality
 def test_with_a_part_of_each_head_turned_logits_are_stable_lms() -> None:
     ours = decoder(partial_rotary_factor=0.25, norm="layer_norm", num_key_value_heads=4, tie_word_embeddings=False)
     same = {name: getattr(ours.config, name) for name in (*SMALL, "intermediate_size", "vocab_size")}
@@ -87,6 +90,7 @@ def test_with_a_part_of_each_head_turned_logits_are_stable_lms() -> None:
     same_logits(ours, theirs)
 
 
+@pytest.mark.equality
 def test_the_blocks_of_2017_are_torchs_transformer_layers() -> None:
     """Post-norm, relu and layer_norm; the embeddings are scaled and have sines and cosines added."""
     parts = KINDS["sinusoidal, post-norm"] | {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 4}
@@ -181,3 +185,30 @@ def test_stochastic_depth_skips_rows_in_training_only_and_keeps_the_mean() -> No
     assert dropped.unique().tolist() == pytest.approx([0, 4 / 3])
     assert (dropped == dropped[:, :1, :1]).all() and dropped.mean() == pytest.approx(1, abs=0.03)
     assert block.eval()._dropped(update) is update
+
+
+@pytest.mark.equality
+def test_the_norms_output_and_gradients_are_torchs() -> None:
+    config = DecoderConfig(hidden_size=24)
+    ours, theirs = build_norm(config, 24), nn.RMSNorm(24, eps=config.norm_eps)
+    torch.manual_seed(0)
+    nn.init.normal_(ours.weight)
+    theirs.load_state_dict(ours.state_dict())
+    inputs = torch.randn(2, 5, 3, 24).transpose(1, 2)
+    found = []
+    for norm in (ours, theirs):
+        states = inputs.clone().requires_grad_()
+        output = norm(states)
+        output.square().sum().backward()
+        found.append((output, states.grad, norm.weight.grad))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(ours(inputs), found[0][0])
+    for mine, other in zip(found[0][1:], found[1][1:], strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-5)
+    weight, ours.weight.grad = ours.weight.grad, None
+    ours.weight.requires_grad_(False)  # as beside an adapter
+    states = inputs.clone().requires_grad_()
+    ours(states).square().sum().backward()
+    assert torch.equal(states.grad, found[0][1]) and ours.weight.grad is None
+    ours.weight.requires_grad_(True)
+    ours(inputs).square().sum().backward()
+    assert torch.equal(ours.weight.grad, weight)

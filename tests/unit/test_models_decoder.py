@@ -83,6 +83,7 @@ def stock_twin(model: DecoderForCausalLM, *, attention: str = "sdpa") -> PreTrai
     return twin
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("qk_norm", [False, True], ids=["llama", "qwen3"])
 @pytest.mark.parametrize("side", [None, "left", "right"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -96,6 +97,7 @@ def test_logits_and_gradients_are_those_of_the_stock_model(attention, side, qk_n
         torch.testing.assert_close(gradient, twin_gradients[name], **TOLERANCE, msg=name)
 
 
+@pytest.mark.equality
 def test_cached_logits_are_those_of_llama():
     ours = decoder()
     ids, twin = tokens(2, 9), stock_twin(ours)
@@ -134,6 +136,7 @@ def as_gpt2(ours: dict[str, Tensor], num_layers: int) -> dict[str, Tensor]:
     return theirs
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("side", [None, "left", "right"])
 def test_with_gpt2s_parts_logits_and_gradients_are_gpt2s(side):
     ours = decoder(**GPT2_PARTS, max_position_embeddings=16)

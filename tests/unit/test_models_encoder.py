@@ -95,6 +95,7 @@ def bert(model_class, **settings):
     return randomised(model_class(config)).eval()
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("padded", [False, True])
 def test_with_berts_parts_logits_and_gradients_are_berts(attention: str, padded: bool) -> None:
@@ -136,6 +137,7 @@ def test_the_mean_of_all_states_is_that_of_tokens_alone(pooler: bool) -> None:
         torch.testing.assert_close(alone, model.score(pooled), **TOLERANCE)
 
 
+@pytest.mark.equality
 def test_with_berts_parts_scores_are_berts() -> None:
     theirs = bert(BertForSequenceClassification, num_labels=3)
     ours = encoder(EncoderForSequenceClassification, **BERT, num_labels=3)

@@ -105,6 +105,7 @@ def padding(length: int, *lengths: int, left: bool = False) -> Tensor:
     return (place < torch.tensor(lengths)[:, None]).long()
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("feed_forward", ["relu", "gated-gelu"])
 @pytest.mark.parametrize("side", [None, "right", "left"])
 def test_with_t5s_parts_logits_and_gradients_are_t5s(side: str | None, feed_forward: str) -> None:
@@ -155,41 +156,55 @@ def torch_name(name: str) -> str:
     return name.replace("norm2", "post_cross_layernorm").replace("norm3", "post_feedforward_layernorm")
 
 
-def test_with_the_2017_transformers_parts_states_are_torchs() -> None:
+def torch_values(ours: dict[str, Tensor], name: str) -> Tensor:
+    """What stands, under torch's name, for values of our parameters: weights, or their gradients."""
+    found = f"model.{torch_name(name)}"
+    if "in_proj" not in name:
+        return ours[found]
+    block, attention, kind = found.rsplit(".", 2)
+    attention = "self_attn" if attention == "self_attn" else "cross_attn"
+    return torch.cat([ours[f"{block}.{attention}.{one}_proj.{kind.rsplit('_', 1)[-1]}"] for one in "qkv"])
+
+
+@pytest.mark.equality
+@pytest.mark.parametrize("side", [None, "right", "left"])
+def test_with_the_2017_transformers_parts_states_and_gradients_are_torchs(side: str | None) -> None:
     ours = model_of(**TRANSFORMER_2017)
     sizes = {"d_model": 32, "nhead": 4, "dim_feedforward": 48, "dropout": 0.0, "batch_first": True}
     encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(**sizes), 2)
     decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(**sizes), 2)
-    theirs = nn.Transformer(**sizes, custom_encoder=encoder, custom_decoder=decoder).eval()
+    theirs = nn.Transformer(**sizes, custom_encoder=encoder, custom_decoder=decoder)
     weights = ours.state_dict()
     for name, parameter in theirs.named_parameters():
-        kind, ours_name = name.rsplit("_", 1)[-1], f"model.{torch_name(name)}"
-        if "in_proj" in name:
-            kind = name.removesuffix(f"_{kind}").split(".")[-2], kind
-            block = ours_name.rsplit(".", 2)[0]
-            attention = "self_attn" if kind[0] == "self_attn" else "cross_attn"
-            parts = [weights[f"{block}.{attention}.{one}_proj.{kind[1]}"] for one in "qkv"]
-            parameter.data.copy_(torch.cat(parts))
-        else:
-            parameter.data.copy_(weights[ours_name])
+        parameter.data.copy_(torch_values(weights, name))
     source, target = tokens(3, 9), tokens(3, 6, seed=2)
-    mask = padding(9, 9, 5, 2)
+    mask = torch.ones_like(source) if side is None else padding(9, 9, 5, 2, left=side == "left")
 
-    def embedded(ids: Tensor) -> Tensor:
+    def embedded(ids: Tensor, positions: Tensor) -> Tensor:
         states = ours.model.encoder.embed_tokens(ids)
-        return ours.model.encoder.embed(states, torch.arange(ids.shape[1])[None])[0]
+        return ours.model.encoder.embed(states, positions)[0]
 
     expected = theirs(
-        embedded(source),
-        embedded(target),
+        embedded(source, (mask.cumsum(-1) - 1).clamp(min=0)),
+        embedded(target, torch.arange(6)[None]),
         tgt_mask=torch.ones(6, 6, dtype=torch.bool).triu(1),
         src_key_padding_mask=mask == 0,
         memory_key_padding_mask=mask == 0,
     )
     found = ours.model(source, mask, decoder_input_ids=target).last_hidden_state
     torch.testing.assert_close(found, expected, **TOLERANCE)
-    logits = ours(source, mask, decoder_input_ids=target).logits
-    torch.testing.assert_close(logits, expected @ ours.model.encoder.embed_tokens.weight.T, **TOLERANCE)
+    logits, table = ours(source, mask, decoder_input_ids=target).logits, ours.model.encoder.embed_tokens.weight
+    torch.testing.assert_close(logits, expected @ table.T, **TOLERANCE)
+    factors = torch.randn(found.shape, generator=torch.Generator().manual_seed(3))  # a loss that sees every number
+    (their_table,) = torch.autograd.grad((expected * factors).sum(), table, retain_graph=True)
+    (expected * factors).sum().backward()
+    ours.zero_grad()
+    (found * factors).sum().backward()
+    gradients = {name: parameter.grad for name, parameter in ours.named_parameters()}
+    close = {"atol": 1e-5 * max(float(gradient.abs().max()) for gradient in gradients.values()), "rtol": 1e-5}
+    torch.testing.assert_close(table.grad, their_table, **close)
+    for name, parameter in theirs.named_parameters():
+        torch.testing.assert_close(torch_values(gradients, name), parameter.grad, **close, msg=name)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -51,6 +51,7 @@ def mixtral(ours: DecoderForCausalLM) -> MixtralForCausalLM:
     return twin
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("padded", [False, True])
 def test_logits_and_gradients_are_mixtrals(padded):
     ours = decoder(router_aux_loss_coef=0.0)
@@ -70,6 +71,7 @@ def test_logits_and_gradients_are_mixtrals(padded):
         torch.testing.assert_close(ours_layer.mlp.router.weight.grad, their_layer.mlp.gate.weight.grad, **TOLERANCE)
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("num_padded", [0, 5])
 def test_one_rows_aux_loss_is_mixtrals_and_padding_does_not_count(num_padded):
     ours, ids = decoder(num_hidden_layers=1), tokens(1, 12)

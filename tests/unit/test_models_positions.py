@@ -48,6 +48,7 @@ def test_slopes_are_the_papers_for_eight_heads_and_its_codes_for_twelve():
     assert alibi_slopes(1) == [1 / 256]
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("num_heads", [4, 6])
 @pytest.mark.parametrize("side", [None, "left", "right"])
 def test_with_alibi_and_mpts_parts_logits_and_gradients_are_mpts(side, num_heads):
@@ -74,6 +75,7 @@ def test_with_alibi_and_mpts_parts_logits_and_gradients_are_mpts(side, num_heads
     torch.testing.assert_close(mine[is_token], other[is_token], **TOLERANCE)
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("is_causal", [True, False])
 @pytest.mark.parametrize(("num_buckets", "max_distance"), [(8, 6), (32, 128), (6, 20)])
 def test_the_relative_bias_is_t5s(num_buckets, max_distance, is_causal):
@@ -181,6 +183,7 @@ def test_a_kernel_that_takes_no_bias_is_refused():
 # --- rope scaling -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize(
     ("kind", "factor", "original", "theta"),
     [("linear", 4.0, None, 10_000.0), ("yarn", 4.0, 16, 10_000.0), ("yarn", 2.5, 512, 500.0), ("yarn", 8, 64, 1e6)],

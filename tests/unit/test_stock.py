@@ -96,6 +96,7 @@ def logits_and_gradients(model: PreTrainedModel, mask: Tensor | None, **inputs: 
     return output.logits[is_token], {name: one.grad for name, one in model.named_parameters()}
 
 
+@pytest.mark.equality
 @each
 @pytest.mark.parametrize("side", [None, "left", "right"])
 def test_logits_and_gradients_are_those_of_the_stock_model(blocks: str, side: str | None) -> None:
@@ -113,6 +114,7 @@ def test_logits_and_gradients_are_those_of_the_stock_model(blocks: str, side: st
         torch.testing.assert_close(gradient, their_gradients[parameter], **TOLERANCE, msg=parameter)
 
 
+@pytest.mark.equality
 @each
 @torch.no_grad()
 def test_cached_logits_are_those_of_the_stock_model(blocks: str) -> None:
@@ -179,6 +181,7 @@ def test_every_setting_of_both_sides_is_in_one_part_of_a_map(stock: Any) -> None
     assert len(theirs) == len(set(theirs)) and declared - {*theirs, *stock.unused} == set()
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("blocks", ["llama", "qwen3", "mistral", "gpt2"])
 @torch.no_grad()
 def test_a_classifier_is_the_stock_one_and_comes_back(blocks: str) -> None:

@@ -59,6 +59,7 @@ def logits(model: Any) -> torch.Tensor:
     return found if extra else found[MASK.bool()]
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize(
     ("ours", "stock_class"),
     [
