@@ -37,7 +37,7 @@ def estimate(plan: Plan, job: Job) -> Estimate:
     if isinstance(model, OwnModel):  # nobody knows its size before it is built
         return Estimate(tokens=_tokens(config, config.max_length or model.max_position_embeddings))
     tokenizers = [stage for stage in plan.recipe.stages.values() if isinstance(stage, TokenizerStage)]
-    vocab_size = max((stage.vocab_size for stage in tokenizers), default=0)
+    vocab_size = max((stage.vocab_size or 0 for stage in tokenizers), default=0)
     size = parameters(model, vocab_size)
     tokens = _tokens(config, config.max_length or model.max_position_embeddings)
     return Estimate(
