@@ -10,12 +10,14 @@ from tokenizers import Tokenizer
 
 from pipelines.data.fast_bpe import PROBES
 from pipelines.errors import DataError
+from pipelines.stages.tokenizer_sample import thinned
 
 PROBE_BYTES = 1_000_000
 """Of the sample, on which the use of the vocabulary is counted."""
 HELD_OUT_CHARACTERS = 200_000
 """Of each dataset, on which the length of tokens is measured."""
 ROUND_TRIP_CHARACTERS = 100_000
+CANARY_CHARACTERS = 200_000
 RARE = 10
 """A token that is used less often than this is rare."""
 LONGEST = 12
@@ -115,7 +117,7 @@ def any_text(rng: random.Random) -> str:
     return "".join(chr(point) for point in points if not 0xD800 <= point < 0xE000)
 
 
-def require_frequent_words(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, Any]:
+def require_frequent_words(tokenizer: Tokenizer, texts: Sequence[str]) -> dict[str, Any]:
     """DataError where words that stand everywhere were not learnt, as happens when a trainer's counts overflow."""
     tokenizer.encode_special_tokens = True
     words: Counter[str] = Counter()
@@ -129,17 +131,25 @@ def require_frequent_words(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[s
             f"the most frequent words of the text, such as {frequent[:3]}, were not learnt ({count} tokens for "
             f"{len(frequent)} words): lower max_bytes or change the mixture"
         )
-    split = [
-        word
-        for word in frequent
-        if pieces[word] > 1 and words[word] > CANARY_SHARE * words.total() and _is_one_piece(tokenizer, word)
-    ]
-    if plain >= CANARY_ENTRIES and split:
+    split = _frequent_but_split(tokenizer, texts) if plain >= CANARY_ENTRIES else []
+    if split:
         raise DataError(
             f"{split[:5]} {'is' if len(split) == 1 else 'are'} more than {CANARY_SHARE:.1%} of the text's words each, "
             f"and no single token of a vocabulary of {plain}: the counts of the trainer are wrong; lower max_bytes"
         )
     return {"tokens_per_frequent_word": round(count / max(1, len(frequent)), 3)}
+
+
+def _frequent_but_split(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
+    """Words, as they are cut before the vocabulary is asked, that stand everywhere and are several tokens."""
+    counts: Counter[str] = Counter()
+    norm, cuts = tokenizer.normalizer, tokenizer.pre_tokenizer
+    for text in _some(texts, CANARY_CHARACTERS):
+        text = norm.normalize_str(text) if norm is not None else text
+        counts.update(text[start:stop] for _, (start, stop) in cuts.pre_tokenize_str(text))  # type: ignore[union-attr]
+    frequent = [piece for piece, count in counts.most_common() if count > CANARY_SHARE * counts.total()]
+    words = [piece for piece in frequent if piece.strip().isalpha()]
+    return [word for word in words if len(tokenizer.encode(word, add_special_tokens=False).ids) > 1]
 
 
 def unknown_share(tokenizer: Tokenizer, texts: Sequence[str]) -> float:
@@ -178,13 +188,7 @@ def _ratios(counts: Iterable[tuple[str, int]]) -> dict[str, Any]:
 
 
 def _some(texts: Sequence[str], characters: int) -> list[str]:
-    found = []
-    for text in texts:
-        if characters <= 0:
-            break
-        found.append(text)
-        characters -= len(text)
-    return found
+    return list(thinned(texts, characters / max(1, sum(map(len, texts)))))
 
 
 def _plain(tokenizer: Tokenizer) -> int:
@@ -194,10 +198,3 @@ def _plain(tokenizer: Tokenizer) -> int:
 
 def _size(tokenizer: Tokenizer) -> int:
     return 1 + max(tokenizer.get_vocab().values())
-
-
-def _is_one_piece(tokenizer: Tokenizer, word: str) -> bool:
-    """Whether the word is nowhere cut before the vocabulary is asked."""
-    if tokenizer.normalizer is not None:
-        word = tokenizer.normalizer.normalize_str(word)
-    return tokenizer.pre_tokenizer is None or len(tokenizer.pre_tokenizer.pre_tokenize_str(word)) == 1

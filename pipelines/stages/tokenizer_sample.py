@@ -1,7 +1,7 @@
 """The text that a tokenizer learns from, and the text that it is measured on."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pipelines.data.chat import INFO
@@ -10,6 +10,8 @@ from pipelines.data.rows import read_rows
 from pipelines.data.tokens import Split
 from pipelines.errors import DataError
 
+SHORT = 2_000
+"""Characters of a text from which on a part of it shows as much as the whole."""
 REPEATS = 10
 """How often a small dataset may be repeated to reach its share, before the others are cut instead."""
 
@@ -29,16 +31,25 @@ class Sample:
         self.rates = [(folder, self.bytes * share / sizes[folder]) for folder, share in shares]
 
     def __iter__(self) -> Iterator[str]:
-        return self.part(self.bytes)
-
-    def part(self, size: int) -> Iterator[str]:
-        """So many bytes of it, in the same shares."""
-        fraction = min(1.0, size / self.bytes)
-        for folder, whole in self.rates:
-            rate = whole * fraction
+        for folder, rate in self.rates:
             for number, text in enumerate(texts_of(folder)):
                 for _ in range(int((number + 1) * rate) - int(number * rate)):
                     yield text
+
+    def part(self, size: int) -> Iterator[str]:
+        """About so many bytes in the same shares, nothing twice."""
+        for folder, rate in self.rates:
+            yield from thinned(texts_of(folder), rate * size / self.bytes)
+
+
+def thinned(texts: Iterable[str], share: float) -> Iterator[str]:
+    """About this share of the characters, evenly spread: whole short texts, and the beginnings of long ones."""
+    credit = 0.0
+    for text in texts:
+        credit += len(text) * min(1.0, share)
+        if text and credit >= min(len(text), SHORT):
+            yield text[: int(credit)]
+            credit -= min(len(text), int(credit))
 
 
 def texts_of(folder: Path, split: Split = "train") -> Iterator[str]:

@@ -60,12 +60,29 @@ def _sweep(config: VocabularyJob, shares: Sequence[tuple[Path, float]], texts: S
         return []
     sample = Sample(shares, min(SWEEP_BYTES, config.tokenizer.max_bytes))
     found = []
-    for size in sorted(config.sweep):
+    tokenizer: Tokenizer | None = None
+    for size in sorted(config.sweep, reverse=True):
         stage = config.tokenizer.model_copy(update={"vocab_size": size})
         try:
-            tokenizer = train(stage, sample, ())
+            smaller = shrunk(tokenizer, size) if tokenizer is not None else None
+            tokenizer = train(stage, sample, ()) if smaller is None else smaller
         except DataError as error:
             raise DataError(f"sweep: {error}") from None
         tokenizer.encode_special_tokens = True
         found.append({"asked": size, "vocab_size": tokenizer.get_vocab_size(), **lengths(tokenizer, texts)})
-    return found
+    return found[::-1]
+
+
+def shrunk(tokenizer: Tokenizer, size: int) -> Tokenizer | None:
+    """The tokenizer that the same training would have given for fewer entries: its first ones, since the merges of BPE
+    are learnt one after the other. None for families of which that is not so, or where characters would be lost."""
+    spec = json.loads(tokenizer.to_str())
+    model = spec["model"]
+    if model["type"] != "BPE":
+        return None
+    merged = {first + second for first, second in model["merges"]}
+    if any(number >= size for token, number in model["vocab"].items() if token not in merged):
+        return None
+    model["vocab"] = {token: number for token, number in model["vocab"].items() if number < size}
+    model["merges"] = [merge for merge in model["merges"] if "".join(merge) in model["vocab"]]
+    return Tokenizer.from_str(json.dumps(spec))

@@ -221,7 +221,7 @@ def test_a_vocabulary_without_the_most_frequent_words_is_refused() -> None:
     good = [f"the {word} the {word}" for word in rare]
     assert require_frequent_words(train(config, good, []), good)["tokens_per_frequent_word"] < 3
     without = train(config, [f"a {word}" for word in rare], [])
-    with pytest.raises(DataError, match=r"' the'.* is more than 0.5% of the text's words"):
+    with pytest.raises(DataError, match=r"' the'.* are more than 0.5% of the text's words"):
         require_frequent_words(without, good)
 
 

@@ -21,7 +21,7 @@ from pipelines.recipe.tokenizer import Reference, TokenizerSource
 from pipelines.stages import tokenizer as tokenizer_stage
 from pipelines.stages import vocabulary
 from pipelines.stages.base import StageContext
-from pipelines.stages.tokenizer_families import byte_level_bpe
+from pipelines.stages.tokenizer_families import byte_level_bpe, train
 from pipelines.stages.tokenizer_source import finished, from_ranks
 
 TEXTS = [f"The red drum of Mia is in {number} places,  doesn't it?\n\tkite_{number}" for number in range(300)]
@@ -229,3 +229,16 @@ def test_others_and_other_sizes_are_measured_on_the_same_text(text: Path, tmp_pa
     assert facts["sweep"][0]["bytes_per_token"] < facts["sweep"][1]["bytes_per_token"] < facts["own"]["bytes_per_token"]
     assert {one["bytes"] for one in (facts["own"], *facts["compare"], *facts["sweep"])} == {facts["own"]["bytes"]}
     assert metrics["bytes_per_token_gpt2"] == facts["compare"][0]["bytes_per_token"]
+
+
+@pytest.mark.parametrize("algorithm", ["byte_level_bpe", "bpe"])
+def test_a_smaller_vocabulary_is_the_beginning_of_a_larger_one(algorithm: str) -> None:
+    def trained(size: int) -> Tokenizer:
+        config = TokenizerStage(kind="tokenizer", data={"x": 1.0}, algorithm=algorithm, vocab_size=size)  # type: ignore[arg-type]
+        return train(config, TEXTS, [])
+
+    large = trained(400)
+    for size in (399, 350, 310):
+        small = vocabulary.shrunk(large, size)
+        assert small is not None and small.to_str() == trained(size).to_str()
+    assert vocabulary.shrunk(large, 200) is None
