@@ -51,20 +51,20 @@ def usage(tokenizer: Tokenizer, texts: Sequence[str]) -> dict[str, Any]:
 
 def lengths(tokenizer: Tokenizer, texts: Sequence[str]) -> dict[str, Any]:
     """Bytes per token, and tokens per word, words being what stands between spaces."""
-    encoded = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-    return _ratios(((text, len(one.ids)) for text, one in zip(texts, encoded, strict=True)))
+    return _ratios(_counted(tokenizer, texts))
 
 
 def measured(tokenizer: Tokenizer, sample: Sequence[str], sources: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """Everything that the report shows of a tokenizer; `sources` are held-out texts by the role of their dataset."""
     tokenizer.encode_special_tokens = True
     everything = [text for texts in sources.values() for text in texts]
+    counts = {role: _counted(tokenizer, texts) for role, texts in sources.items()}
     short = _some(sample, ROUND_TRIP_CHARACTERS)
     return {
         "vocab_size": _size(tokenizer),
         **usage(tokenizer, sample),
-        **lengths(tokenizer, everything),
-        "sources": {role: lengths(tokenizer, texts) for role, texts in sources.items()},
+        **_ratios([count for found in counts.values() for count in found]),
+        "sources": {role: _ratios(found) for role, found in counts.items()},
         "languages": by_language(tokenizer, everything),
         "failures": len(round_trip_failures(tokenizer, short)),
         "texts": len(short),
@@ -174,6 +174,12 @@ def longest(tokenizer: Tokenizer) -> list[str]:
 def cut(tokenizer: Tokenizer, text: str) -> list[str]:
     """The parts of a text that are one token each; a character of several tokens stands there once for each."""
     return [text[start:stop] for start, stop in tokenizer.encode(text, add_special_tokens=False).offsets]
+
+
+def _counted(tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple[str, int]]:
+    """(text, its tokens)"""
+    encoded = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+    return [(text, len(one.ids)) for text, one in zip(texts, encoded, strict=True)]
 
 
 def _ratios(counts: Iterable[tuple[str, int]]) -> dict[str, Any]:
