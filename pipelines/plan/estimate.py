@@ -38,9 +38,12 @@ def estimate(plan: Plan, job: Job) -> Estimate:
     if isinstance(model, OwnModel):  # nobody knows its size before it is built
         return Estimate(tokens=_tokens(config, config.max_length or model.max_position_embeddings))
     tokenizers = [stage for stage in plan.recipe.stages.values() if isinstance(stage, TokenizerStage)]
-    vocab_size = max((stage.vocab_size or 0 for stage in tokenizers), default=0)
-    size = parameters(model, vocab_size)
     tokens = _tokens(config, config.max_length or model.max_position_embeddings)
+    sizes = [stage.vocab_size for stage in tokenizers if stage.vocab_size is not None]
+    if len(sizes) < len(tokenizers):  # known once the tokenizer is there
+        return Estimate(tokens=tokens)
+    vocab_size = max(sizes, default=0)
+    size = parameters(model, vocab_size)
     return Estimate(
         parameters=size,
         tokens=tokens,

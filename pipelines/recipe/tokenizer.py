@@ -124,6 +124,9 @@ class TokenizerStage(StageConfig):
         named = [token for token in self.special_tokens if not token or token != token.strip()]
         if named:
             yield f"special_tokens: {named[0]!r} is empty, or has spaces around it"
+        for token in self.special_tokens:
+            if token in ("<unk>", "<mask>") or re.fullmatch(r"<0x[0-9A-F]{2}>|<extra_id_\d+>", token):
+                yield f"special_tokens: {token} has a meaning already, as mask_token and num_sentinels; choose another"
         if len(set(self.special_tokens)) != len(self.special_tokens):
             yield "special_tokens: one stands there twice"
         if len(set(self.sweep)) != len(self.sweep):

@@ -20,6 +20,7 @@ from pipelines.stages.tokenizer_measures import (
     HELD_OUT_CHARACTERS,
     PROBE_BYTES,
     measured,
+    require_control_apart,
     require_frequent_words,
     require_round_trip,
 )
@@ -52,6 +53,7 @@ def run(ctx: StageContext) -> Metrics:
         changes_text=not config.keeps_text,
     )
     _say(config, sample, info["vocab_size"])
+    require_control_apart(tokenizer, [*template.tokens, *extra])
     shown = list(sample.part(PROBE_BYTES))
     if config.keeps_text:
         require_round_trip(tokenizer, shown)
@@ -161,6 +163,7 @@ def _take_over(ctx: StageContext, config: TokenizerStage) -> Metrics:
         special=special,
         mask_token=mask_token,
     )
+    require_control_apart(tokenizer, {*template.tokens, *extra} - {*found.special.values()})
     return {"vocab_size": info["vocab_size"], "changes_text": int(info.get("changes_text", False))}
 
 

@@ -110,6 +110,17 @@ def require_round_trip(tokenizer: Tokenizer, texts: Sequence[str]) -> None:
         )
 
 
+def require_control_apart(tokenizer: Tokenizer, tokens: Iterable[str]) -> None:
+    """DataError where text that spells a control token becomes it, as a word would that was learnt too."""
+    tokenizer.encode_special_tokens = True
+    for token in sorted(tokens):
+        if tokenizer.token_to_id(token) in tokenizer.encode(token, add_special_tokens=False).ids:
+            raise DataError(
+                f"the control token '{token}' is also learnt as text, so text would become it; choose another name, "
+                "such as <|name|>"
+            )
+
+
 def any_text(rng: random.Random) -> str:
     """Characters of all planes, with plain ones between them."""
     tops = rng.choices((0x80, 0x300, 0x3000, 0x110000), (5, 2, 1, 2), k=rng.randrange(12))
