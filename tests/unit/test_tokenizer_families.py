@@ -199,6 +199,13 @@ def test_digits_and_spaces_are_cut_as_the_recipe_says() -> None:
     assert pieces(pre_tokenizer="gpt4", digits="together") == pieces()
 
 
+@pytest.mark.parametrize("family", ["byte_level_bpe", "bpe", "unigram", "wordpiece", "word"])
+def test_words_that_stand_everywhere_are_one_token(family: str) -> None:
+    texts = ["The kirava finds zumo here", "The molise finds kirava here"] * 50
+    config = TokenizerStage(kind="tokenizer", data={"x": 1.0}, algorithm=family, vocab_size=340)  # type: ignore[arg-type]
+    assert cut(train(config, texts, SPECIAL), texts[0]) == ["The", " kirava", " finds", " zumo", " here"]
+
+
 def test_what_a_lossy_family_drops_is_only_what_it_says() -> None:
     plain = "The kirava of zumo is here"
     for family in ("wordpiece", "word"):
