@@ -14,7 +14,7 @@ from typing import Any
 
 from pipelines.report import floor
 from pipelines.report.collect import Report, StageFacts, WordFacts
-from pipelines.report.figures import thinned
+from pipelines.report.figures import short, thinned
 from pipelines.report.text import visible
 from pipelines.report.tokenizers import TokenizerFacts
 
@@ -227,6 +227,7 @@ def _sizes(facts: TokenizerFacts) -> str:
             label, colour = visible(one.name), ORANGE if one is own else GREY
             axes.plot([one.vocab_size], [one.bytes_per_token], MARKS[number % len(MARKS)], color=colour, label=label)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda size, _: short(size))
         axes.set_xlabel("entries")
         axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.5)
         axes.legend(frameon=False, loc="best", handlelength=1.4)
