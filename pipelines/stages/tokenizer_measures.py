@@ -21,8 +21,8 @@ CANARY_CHARACTERS = 200_000
 RARE = 10
 """A token that is used less often than this is rare."""
 LONGEST = 12
-CANARY_SHARE, CANARY_ENTRIES = 0.005, 2_000
-"""A word that is so great a share of all words must be one token, in a vocabulary that has learnt so many."""
+CANARY_SHARE = 0.001
+"""Of all pieces, from which on a word is counted exactly enough to be a canary."""
 FEWEST = 3
 """Texts of a language, which must also be one in fifty, for a row of its own."""
 LANGUAGE_TEXTS = 300
@@ -142,25 +142,37 @@ def require_frequent_words(tokenizer: Tokenizer, texts: Sequence[str]) -> dict[s
             f"the most frequent words of the text, such as {frequent[:3]}, were not learnt ({count} tokens for "
             f"{len(frequent)} words): lower max_bytes or change the mixture"
         )
-    split = _frequent_but_split(tokenizer, texts) if plain >= CANARY_ENTRIES else []
-    if split:
+    if split := _frequent_but_split(tokenizer, texts):
         raise DataError(
-            f"{split[:5]} {'is' if len(split) == 1 else 'are'} more than {CANARY_SHARE:.1%} of the text's words each, "
-            f"and no single token of a vocabulary of {plain}: the counts of the trainer are wrong; lower max_bytes"
+            f"{split[:5]} stand so often in the text that a vocabulary of {plain} must have them as single tokens, and "
+            "it has not: the counts of the trainer are wrong; lower max_bytes"
         )
     return {"tokens_per_frequent_word": round(count / max(1, len(frequent)), 3)}
 
 
 def _frequent_but_split(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
-    """Words, as they are cut before the vocabulary is asked, that stand everywhere and are several tokens."""
+    """Words, as they are cut before the vocabulary is asked, that merges must have made and did not.
+
+    Each merge of a pair that stands n times makes the text n tokens shorter. So of a text of p pieces that are b bytes
+    long on average, at most b / s merges can be of pairs that stand s * p times or more, and once there were so many, a
+    word of that share is one token. Three times it is asked for, since a part of the text is looked at."""
+    if type(tokenizer.model).__name__ not in ("BPE", "WordPiece"):
+        return []
     counts: Counter[str] = Counter()
     norm, cuts = tokenizer.normalizer, tokenizer.pre_tokenizer
     for text in _some(texts, CANARY_CHARACTERS):
         text = norm.normalize_str(text) if norm is not None else text
         counts.update(text[start:stop] for _, (start, stop) in cuts.pre_tokenize_str(text))  # type: ignore[union-attr]
-    frequent = [piece for piece, count in counts.most_common() if count > CANARY_SHARE * counts.total()]
-    words = [piece for piece in frequent if piece.strip().isalpha()]
+    mean = sum(len(piece.encode()) * count for piece, count in counts.items()) / max(1, counts.total())
+    share = max(CANARY_SHARE, 3 * mean / max(1, _plain(tokenizer) - 256))
+    frequent = [piece for piece, count in counts.most_common() if count > share * counts.total()]
+    words = [piece for piece in frequent if piece.strip().isalpha() and _has_characters(tokenizer, piece.strip())]
     return [word for word in words if len(tokenizer.encode(word, add_special_tokens=False).ids) > 1]
+
+
+def _has_characters(tokenizer: Tokenizer, word: str) -> bool:
+    """Whether none of them was too rare to be learnt; of byte-level tokenizers it is known for ASCII only."""
+    return all(tokenizer.token_to_id(character) is not None for character in word)
 
 
 def unknown_share(tokenizer: Tokenizer, texts: Sequence[str]) -> float:

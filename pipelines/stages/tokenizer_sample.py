@@ -11,7 +11,7 @@ from pipelines.data.tokens import Split
 from pipelines.errors import DataError
 
 SHORT = 2_000
-"""Characters of a text from which on a part of it shows as much as the whole."""
+"""Characters of a passage."""
 REPEATS = 10
 """How often a small dataset may be repeated to reach its share, before the others are cut instead."""
 
@@ -43,13 +43,15 @@ class Sample:
 
 
 def thinned(texts: Iterable[str], share: float) -> Iterator[str]:
-    """About this share of the characters, evenly spread: whole short texts, and the beginnings of long ones."""
+    """About this share of the characters, evenly spread: whole short texts, and passages from all over long ones."""
     credit = 0.0
     for text in texts:
-        credit += len(text) * min(1.0, share)
-        if text and credit >= min(len(text), SHORT):
-            yield text[: int(credit)]
-            credit -= min(len(text), int(credit))
+        for start in range(0, len(text), SHORT):
+            passage = text[start : start + SHORT]
+            credit += len(passage) * min(1.0, share)
+            if credit >= len(passage):
+                yield passage
+                credit -= len(passage)
 
 
 def texts_of(folder: Path, split: Split = "train") -> Iterator[str]:
