@@ -44,8 +44,6 @@ def finished(reference: Reference) -> Finished:
 def adopted(found: Finished, tokens: Sequence[str]) -> Tokenizer:
     """The same tokenizer with these control tokens, new ones behind its own entries, and none that it adds itself."""
     tokenizer = found.tokenizer
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in tokens])
     tokenizer.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
     return tokenizer
@@ -80,6 +78,8 @@ def _from_folder(folder: Path, name: str) -> Finished:
         tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
     except Exception as error:  # the library raises nothing narrower
         raise DataError(f"{name}: {TOKENIZER} cannot be read: {str(error).splitlines()[0]}") from None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
     if not any((folder / other).is_file() for other in ("tokenizer_config.json", "config.json")):
         return Finished(tokenizer)
     from transformers import AutoTokenizer

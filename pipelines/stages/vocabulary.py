@@ -48,8 +48,6 @@ def _compared(reference: Reference, shown: Sequence[str], sources: dict[str, lis
     from pipelines.stages.tokenizer_source import finished
 
     tokenizer = finished(reference).tokenizer
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
     name = reference.hub or Path(reference.path or "").name
     return {"name": name, **measured(tokenizer, shown, sources)}
 
