@@ -8,6 +8,7 @@
 # LAUNCH   a file of recipes/accelerate, instead of the recipe's own: LAUNCH=cpu-2
 # SET      values that win over the file:                     SET="seed=1 stages.sft.learning_rate=1e-4"
 # STAGE    one stage by its name, for `make run`:             STAGE=dpo_gentle
+# STEP     of the stage, for `make ledger`
 # STORE    where finished work is kept                        (artifacts)
 # TO       the folder that `make export` writes:              TO=my_model
 # FORMAT   stock, a class of transformers, or ours, with its code (stock)
@@ -20,6 +21,7 @@ RECIPE  ?= recipes/demo.yaml
 LAUNCH  ?=
 SET     ?=
 STAGE   ?=
+STEP    ?= 1
 STORE   ?= artifacts
 REBUILD ?=
 TO      ?=
@@ -37,8 +39,8 @@ BUILD    = $(TUNE) --store $(STORE) $(if $(filter 1,$(REBUILD)),--rebuild)
 SOURDOUGH = $(BIN)/python -m pipelines
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-encoder demo-translation run $(STAGES) check plan show data report export verify clean schema new-model \
-        test test-all test-gpu lint types format bench
+.PHONY: help setup demo demo-encoder demo-translation run $(STAGES) check plan show data report export ledger verify clean schema new-model \
+        test test-all test-ray test-gpu lint types format bench
 
 help: ## this list
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/q' | head -n 1
@@ -82,6 +84,9 @@ report: $(READY) ## write the report again from what is finished
 export: $(READY) ## write one stage's model as a folder that other tools read: STAGE=sft TO=folder
 	@$(SOURDOUGH) export $(RECIPE) $(TUNE) --store $(STORE) --stage "$(STAGE)" --to "$(TO)" --format $(FORMAT)
 
+ledger: $(READY) ## which documents a step of a pretrain stage takes: STAGE=pretrain STEP=1234
+	@$(SOURDOUGH) ledger $(RECIPE) $(TUNE) --store $(STORE) --stage "$(or $(STAGE),pretrain)" --step "$(STEP)"
+
 verify: $(READY) ## compare every finished file with its manifest
 	@$(SOURDOUGH) verify $(RECIPE) $(TUNE) --store $(STORE)
 
@@ -102,6 +107,10 @@ test: $(READY) ## the tests (minutes)
 
 test-all: $(READY) ## also whole runs, launches of several processes, kill tests
 	@$(BIN)/python -m pytest -m "not gpu"
+
+test-ray: $(READY) ## data work on a local Ray cluster of two nodes; installs ray
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray]'
+	@$(BIN)/python -m pytest -m slow tests/distributed/test_ray.py
 
 test-gpu: $(READY) ## the tests that need a GPU
 	@$(BIN)/python -m pytest -m gpu

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from io import TextIOWrapper
 from pathlib import Path
@@ -164,6 +165,20 @@ def export(options: argparse.Namespace) -> int:
     return 0
 
 
+def ledger(options: argparse.Namespace) -> int:
+    """The documents of one step of a pretrain stage."""
+    from pipelines.run.ledger import as_text
+    from pipelines.run.ledger import ledger as ledger_of
+
+    work = _Work(options)
+    found = ledger_of(work.plan, work.store, work.loaded.place, stage=options.stage, step=options.step)
+    if options.json:
+        _print_json(asdict(found))
+        return 0
+    print(as_text(found))
+    return 0
+
+
 def new_model(options: argparse.Namespace) -> int:
     """A transformer of your own to go on from: a Python file, and a recipe that trains it."""
     from pipelines.starts import write_new_model
@@ -240,13 +255,14 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": run,
     "report": report,
     "export": export,
+    "ledger": ledger,
     "verify": verify,
     "clean": clean,
     "schema": schema,
     "new-model": new_model,
     "data": data,
 }
-LOOKING = ("check", "plan", "show", "report", "export", "verify")
+LOOKING = ("check", "plan", "show", "report", "export", "ledger", "verify")
 """Verbs that build nothing."""
 EXPORT_FORMATS = "stock: a class of transformers, read without code; ours: with its code (default: stock)"
 
@@ -365,6 +381,9 @@ def _add_options(parser: argparse.ArgumentParser, verb: str) -> None:
         parser.add_argument("--stage", metavar="NAME", required=True, help="whose model")
         parser.add_argument("--to", type=_folder, metavar="FOLDER", required=True, help="a new or empty folder")
         parser.add_argument("--format", choices=("stock", "ours"), default="stock", help=EXPORT_FORMATS)
+    if verb == "ledger":
+        parser.add_argument("--stage", metavar="NAME", default="pretrain", help="default: pretrain")
+        parser.add_argument("--step", type=int, metavar="N", required=True, help="1 is the first")
     if verb in LOOKING:
         return
     parser.add_argument("--rebuild", action="store_true", help="also make again what was costly to make")

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate import PartialState
 from training_jobs import VOCAB, run, tokenizer_folder, tokens_folder
 
 from pipelines.plan.jobs import Input, Job
@@ -101,24 +103,28 @@ def base_folder(root: Path, architecture: str, **shape: Any) -> Path:
 
 
 def main() -> None:
-    """`python tests/finetune_jobs.py task.json`: a LoRA finetune that keeps its best weights."""
+    """`python tests/finetune_jobs.py task.json`: one job, in this process or in one of several.
+
+    The file has `root`, `kind` (of the labels, or seq2seq), and perhaps `fields`, `launch`, `pair`, `dropout`."""
     task = json.loads(Path(sys.argv[1]).read_text())
     root, kind = Path(task["root"]), task["kind"]
-    if not (root / "table").exists():
-        pairs(root / "table") if kind == "seq2seq" else labelled(root / "table", kind)
+    is_main, world = os.environ.get("RANK", "0") == "0", int(os.environ.get("WORLD_SIZE", "1"))
     architecture = "encoder_decoder" if kind == "seq2seq" else "encoder"
+    if is_main and not (root / "base").exists():
+        pairs(root / "table") if kind == "seq2seq" else labelled(root / "table", kind, pair=task.get("pair", False))
+        base_folder(root, architecture, **({"dropout": task["dropout"]} if "dropout" in task else {}))
+    PartialState().wait_for_everyone()
     ctx = context(
         root,
         root / "table",
-        model=base_folder(root, architecture),
+        model=root / "base",
         task="seq2seq" if kind == "seq2seq" else "classification",
-        peft={"r": 4, "lora_dropout": 0.1},
-        duration="30 steps",
-        eval_steps=4,
-        learning_rate=1e-2,
-        launch=LaunchSettings(threads=1, checkpoint_every=3),
+        launch=LaunchSettings(num_processes=world, threads=1, **{"checkpoint_every": 3} | task.get("launch", {})),
+        **{"duration": "30 steps", "eval_steps": 4, "learning_rate": 1e-2} | task.get("fields", {}),
     )
-    (ctx.workdir / "metrics.json").write_text(json.dumps(run(ctx)))
+    metrics = run(ctx)
+    if is_main:
+        (ctx.workdir / "metrics.json").write_text(json.dumps(metrics))
 
 
 if __name__ == "__main__":

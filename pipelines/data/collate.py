@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.data.packing import Packing
+from pipelines.data.packing import Packing, Segment
 from pipelines.data.tokens import TokenTable
 from pipelines.errors import DataError
 from pipelines.recipe.training import Overlong
@@ -70,8 +70,18 @@ class PackedRows:
     def __getitem__(self, row: int) -> list[np.ndarray]:
         """The row's documents, or pieces of them, each a run of ids."""
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
-        table, packing = self._parts[number]
-        return [table.ids("input_ids", document)[a:b] for document, a, b in packing[row - int(self._starts[number])]]
+        table = self._parts[number][0]
+        return [table.ids("input_ids", document)[a:b] for document, a, b in self.segments(row)[1]]
+
+    def segments(self, row: int) -> tuple[int, list[Segment]]:
+        """(table, what the row holds of its documents)."""
+        number = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return number, self._parts[number][1][row - int(self._starts[number])]
+
+    def num_cut(self, number: int) -> int:
+        """Documents of a table that stand in more than one piece."""
+        documents = self._parts[number][1].documents
+        return int((np.bincount(documents) > 1).sum()) if len(documents) else 0
 
 
 def _row_lengths(packing: Packing) -> np.ndarray:

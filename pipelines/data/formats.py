@@ -15,9 +15,11 @@ REASONS: Mapping[str, str] = {
     "not_utf8": "not UTF-8 text",
     "invalid_json": "not valid JSON",
     "duplicate_key": "two values for one name",
+    "too_deep": "JSON nested too deeply",
     "not_an_object": "JSON, but no object",
-    "invalid_csv": "quotes or line ends that CSV does not allow",
+    "invalid_csv": "quotes or line ends that CSV does not allow; if cells hold quotes as they are, quoting: none",
     "wrong_number_of_cells": "more or fewer cells than the header",
+    "no_main_text": "a web page without a main text",
     # of the row
     "missing_column": "a column is missing",
     "empty": "no text",
@@ -34,6 +36,9 @@ REASONS: Mapping[str, str] = {
     "chosen_equals_rejected": "chosen and rejected are the same",
     "no_common_prompt": "chosen and rejected do not answer the same prompt",
     "several_turns": "a completion of more than one turn",
+    "no_score": "no score",
+    "not_a_score": "a score that is neither a finite number nor true or false",
+    "duplicate_id": "a message_id that another message has",
     "no_label": "no label",
     "not_a_label": "a label that is neither text, a finite number, true or false, nor a list of names",
     "empty_side": "a pair with an empty side",
@@ -59,11 +64,11 @@ def normaliser(format: str, columns: Mapping[str, str]) -> Normalise:
     convert = _FORMATS[format]
     if not columns:
         return convert
-    return lambda row: convert(_renamed(row, columns))
+    return lambda row: convert(renamed(row, columns))
 
 
 def needed(format: str, columns: Mapping[str, str]) -> str:
-    """The columns that would do, for messages."""
+    """The columns that would do for a format or a layout, for messages."""
     if columns:
         wanted = ", ".join(f"{theirs!r} (for {ours})" for ours, theirs in columns.items())
         return f"{wanted}; and as {format} data it needs {_NEEDS[format]}"
@@ -77,6 +82,8 @@ _NEEDS: Mapping[str, str] = {
     "prompt": "'prompt', or 'instruction'",
     "labelled": "'text' and 'label', with 'text_pair' where two texts are judged together",
     "pairs": "'source' and 'target'",
+    "tree": "'message_id', 'parent_id', 'role', 'text' and 'rank', or a tree of 'replies'",
+    "scored": "'prompt' and 'completion', with 'score' or 'label'",
 }
 
 
@@ -116,7 +123,8 @@ _PLAIN: Mapping[str, Sequence[str]] = {
 """The columns of plain text."""
 
 
-def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
+def renamed(row: Row, columns: Mapping[str, str]) -> Row:
+    """A row by our names; raises Unusable where a column is not there."""
     taken = set(columns.values())
     return {name: value for name, value in row.items() if name not in taken} | {
         ours: _column(row, theirs) for ours, theirs in columns.items()
@@ -188,15 +196,16 @@ def _conversation(row: Row) -> list[Message]:
         return _messages(row["conversations"])
     for question, answer in (("prompt", "completion"), ("instruction", "output")):
         if row.get(question) is not None and answer in row:
-            return [*_prompt_of(row), *_side(row[answer])]
+            return [*asked(row), *_side(row[answer])]
     known = {"messages", "conversations", "completion", "output"} & row.keys()
     raise Unusable("no_messages" if known else "missing_column")
 
 
-_ROLES: Mapping[str, str] = {
+ROLES: Mapping[str, str] = {
     "system": "system",
     "user": "user",
     "human": "user",
+    "prompter": "user",
     "assistant": "assistant",
     "gpt": "assistant",
     "chatgpt": "assistant",
@@ -211,7 +220,7 @@ def _messages(value: Any) -> list[Message]:
         raise Unusable("no_messages")
     messages = []
     for message in value:
-        role = _ROLES.get(str(message.get("role") or message.get("from")))
+        role = ROLES.get(str(message.get("role") or message.get("from")))
         if role is None:
             raise Unusable("unknown_role")
         said = message["content"] if message.get("content") is not None else message.get("value")
@@ -234,7 +243,7 @@ def _alternating(messages: list[Message]) -> list[Message]:
     return messages
 
 
-def _prompt_of(row: Row) -> list[Message]:
+def asked(row: Row) -> list[Message]:
     """The prompt column, as messages; or an Alpaca instruction, with its input where there is one."""
     if row.get("prompt") is None and row.get("instruction") is not None:
         instruction, extra = _string(row["instruction"]), row.get("input")
@@ -263,7 +272,7 @@ def _preference(row: Row) -> Row:
         shared = _shared(chosen, rejected)
         prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
     else:
-        prompt = _prompt_of(row)
+        prompt = asked(row)
     if len(chosen) != 1 or len(rejected) != 1:
         raise Unusable("several_turns")
     return {"prompt": _question(prompt), "chosen": chosen, "rejected": rejected}
@@ -289,7 +298,7 @@ def _question(messages: list[Message]) -> list[Message]:
 def _prompt(row: Row) -> Row:
     used = {"prompt"} if row.get("prompt") is not None else {"instruction", "input"}
     others = {name: value for name, value in row.items() if name not in used}
-    return {"prompt": _question(_prompt_of(row)), "columns": json.dumps(others, sort_keys=True, default=str)}
+    return {"prompt": _question(asked(row)), "columns": json.dumps(others, sort_keys=True, default=str)}
 
 
 # --- labelled and pairs ---------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
 
-from pipelines.data.microworld_sentiment import sentiment
+from pipelines.data.microworld_sentiment import review, sentiment
 from pipelines.data.microworld_translation import translation
 from pipelines.data.village import (
     ANY_TALE,
@@ -277,6 +277,7 @@ TRACKS: Mapping[str, Track] = MappingProxyType(
         "chat": Track("chat", 4_000, 400, chat),
         "preferences": Track("preference", 1_500, 300, preference),
         "prompts": Track("prompt", 2_000, 400, wish),
+        "reviews": Track("text", 12_000, 400, review),
         "sentiment": Track("labelled", 4_000, 800, sentiment),
         "translation": Track("pairs", 8_000, 800, translation),
     }

@@ -1,8 +1,11 @@
-"""Track `sentiment` of the built-in world: how somebody of the village feels, read from what is said about it.
+"""Tracks `reviews` and `sentiment` of the built-in world: how somebody of the village feels about things.
 
-A text tells who does what, as the text track does, then what things and people are like, and asks for one person. The
-answer follows from the state: a thing is good or bad, and whoever has a bad thing is unhappy, unless it is said
-otherwise. Denials, contrasts, reports and second people keep the words of a text from giving it away.
+A text of `sentiment` tells who does what, as the text track does, then what things and people are like, and asks for
+one person. The answer follows from the state: a thing is good or bad, and whoever has a bad thing is unhappy, unless
+it is said otherwise. Denials, contrasts, reports and second people keep the words of a text from giving it away.
+
+A text of `reviews` has no label and says several things of one mood. So which of the 131 words are good can be learnt
+without labels, from their company; from two hundred labels it cannot, since most words are in few of them or in none.
 """
 
 import random
@@ -23,9 +26,25 @@ from pipelines.data.village import (
 )
 
 LABELS = ("negative", "positive")
-QUALITIES = (("dull", "torn", "rough", "heavy", "shabby"), ("bright", "neat", "smooth", "light", "pretty"))
+QUALITIES = (
+    ("dull", "torn", "rough", "heavy", "shabby", "ugly", "broken", "dirty", "rusty", "cracked", "bent", "stained",
+     "faded", "crooked", "lumpy", "sticky", "soggy", "dusty", "grubby", "flimsy", "leaky", "mouldy", "shaky",
+     "blunt", "clumsy", "dented", "frayed", "greasy", "grim", "hideous", "horrid", "itchy", "limp", "loose", "murky",
+     "nasty", "patchy", "plain", "ragged", "rotten", "scratched", "scruffy", "shoddy", "smelly", "tacky", "tattered",
+     "useless", "warped", "wobbly", "worn"),
+    ("bright", "neat", "smooth", "light", "pretty", "lovely", "sound", "clean", "shiny", "whole", "straight",
+     "spotless", "vivid", "even", "fluffy", "silky", "dry", "polished", "tidy", "sturdy", "tight", "fresh", "steady",
+     "sharp", "handy", "elegant", "crisp", "glossy", "cheerful", "gorgeous", "splendid", "soft", "firm", "snug",
+     "clear", "fine", "graceful", "fancy", "trim", "perfect", "dainty", "smart", "superb", "fragrant", "stylish",
+     "charming", "useful", "solid", "balanced", "new"),
+)  # fmt: skip
 """What things are like: bad, good."""
-MOODS = (("sad", "cross", "sorry", "upset"), ("glad", "happy", "pleased", "proud"))
+MOODS = (
+    ("sad", "cross", "sorry", "upset", "angry", "gloomy", "grumpy", "bitter", "annoyed", "lonely", "bored", "tired",
+     "worried", "hurt", "jealous"),
+    ("glad", "happy", "pleased", "proud", "merry", "jolly", "content", "grateful", "hopeful", "delighted", "excited",
+     "calm", "relieved", "lucky", "thrilled", "cheery"),
+)  # fmt: skip
 """What people are like: unhappy, happy."""
 DENIALS = ("not", "hardly", "far from")
 VERDICTS = ("wrong", "right")
@@ -45,17 +64,33 @@ def sentiment(split: str, seed: int, i: int) -> dict[str, Any]:
     """A text, its label, and the form it takes. What the person asked for does is a reserved fact in the holdout, and
     no reserved fact holds in training; so no text is in both, and all facts of training are those of the text track."""
     rng = random_for("sentiment", split, seed, i)
-    facts = _facts(rng, is_held_out=split == "holdout")
-    scene = Scene(facts[0][0], facts[1][0], facts[0][1], facts[1][1])
+    facts, scene = _scene(rng, split)
     form, is_happy = rng.choices([*FORMS], [share for share, _ in FORMS.values()])[0], rng.random() < 0.5
     claim = FORMS[form][1](rng, scene, is_happy)
-    verbs = rng.sample(VERBS, 2)
-    acts = [f"{person} {verb} {thing} {at}." for (person, thing, at), verb in zip(facts, verbs, strict=True)]
+    acts = [_act(fact, verb) for fact, verb in zip(facts, rng.sample(VERBS, 2), strict=True)]
     if form not in ("two things", "report") and rng.random() < 0.5:
         acts = acts[:1]
     rng.shuffle(acts)
     text = f"{TODAY} {' '.join(acts)} {claim} How is {scene.person}?"
     return {"text": text, "label": LABELS[is_happy], "form": form}
+
+
+def review(split: str, seed: int, i: int) -> dict[str, Any]:
+    """What somebody does, then two to four things that are said about it, all of one mood."""
+    rng = random_for("reviews", split, seed, i)
+    (fact, _), scene = _scene(rng, split)
+    is_happy = rng.random() < 0.5
+    said = [rng.choice((_plain, _pair, _cause))(rng, scene, is_happy) for _ in range(rng.randint(2, 4))]
+    return {"text": f"{TODAY} {_act(fact, rng.choice(VERBS))} {' '.join(said)}"}
+
+
+def _scene(rng: random.Random, split: str) -> tuple[tuple[Fact, Fact], Scene]:
+    facts = _facts(rng, is_held_out=split == "holdout")
+    return facts, Scene(facts[0][0], facts[1][0], facts[0][1], facts[1][1])
+
+
+def _act(fact: Fact, verb: str) -> str:
+    return f"{fact[0]} {verb} {fact[1]} {fact[2]}."
 
 
 def _facts(rng: random.Random, *, is_held_out: bool) -> tuple[Fact, Fact]:
@@ -74,6 +109,16 @@ def _facts(rng: random.Random, *, is_held_out: bool) -> tuple[Fact, Fact]:
 
 def _plain(rng: random.Random, scene: Scene, is_happy: bool) -> str:
     return _sentence(_claim(rng, rng.choice([scene.person, scene.thing]), is_happy))
+
+
+def _pair(rng: random.Random, scene: Scene, is_happy: bool) -> str:
+    about = rng.choice([scene.person, scene.thing])
+    one, other = rng.sample((MOODS if about in PEOPLE else QUALITIES)[is_happy], 2)
+    return _sentence(f"{_subject(about)} {one} and {other}")
+
+
+def _cause(rng: random.Random, scene: Scene, is_happy: bool) -> str:
+    return _sentence(f"{_claim(rng, scene.person, is_happy)} because {_claim(rng, scene.thing, is_happy)}")
 
 
 def _denial(rng: random.Random, scene: Scene, is_happy: bool) -> str:
@@ -109,22 +154,29 @@ def _two_things(rng: random.Random, scene: Scene, is_happy: bool) -> str:
 
 
 FORMS: Mapping[str, tuple[float, Callable[[random.Random, Scene, bool], str]]] = {
-    "plain": (0.6, _plain),
-    "denial": (0.1, _denial),
-    "contrast": (0.12, _contrast),
-    "report": (0.08, _report),
-    "two things": (0.1, _two_things),
+    "plain": (0.5, _plain),
+    "pair": (0.15, _pair),
+    "cause": (0.1, _cause),
+    "denial": (0.05, _denial),
+    "contrast": (0.08, _contrast),
+    "report": (0.06, _report),
+    "two things": (0.06, _two_things),
 }
-"""Share of each form, and what it says. The words alone are right about plain texts only."""
+"""Share of each form, and what it says. The words alone are right about the first three only."""
 
 
 def _claim(rng: random.Random, about: str, is_good: bool, *, is_denied: bool = False) -> str:
     """`Mia is glad`, `the kites are not dull`: good or bad news, with or without a denial."""
-    is_person = about in PEOPLE
-    word = rng.choice((MOODS if is_person else QUALITIES)[is_good != is_denied])
-    subject = about if is_person or about == "they" else f"the {about}"
+    word = rng.choice((MOODS if about in PEOPLE else QUALITIES)[is_good != is_denied])
     denial = f" {rng.choice(DENIALS)}" if is_denied else ""
-    return f"{subject} {'is' if is_person else 'are'}{denial} {word}"
+    return f"{_subject(about)}{denial} {word}"
+
+
+def _subject(about: str) -> str:
+    """`Mia is`, `the kites are`, `they are`."""
+    if about in PEOPLE:
+        return f"{about} is"
+    return "they are" if about == "they" else f"the {about} are"
 
 
 def _sentence(text: str) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,11 +60,42 @@ class Schedule:
         return result
 
 
-class Mixture:
-    """Several datasets by shares. Rows are numbered through: dataset k starts at the sum of the sizes before it.
+class Turns:
+    """Whose turn it is, by shares.
 
     After any number of positions each dataset has had its share, rounded: the first is rounded against the rest, the
     second against the rest of the rest, and so on. Two datasets are never off by more than half a row."""
+
+    def __init__(self, shares: Sequence[float]):
+        """A share of 0 has no turn."""
+        self._num_datasets = len(shares)
+        # Largest first: what a dataset is off by shrinks with its share of what is left.
+        self._turns = sorted(np.flatnonzero(shares).tolist(), key=lambda number: (-shares[number], number))
+        left = np.cumsum([shares[number] for number in self._turns][::-1])[::-1]
+        self._shares = [shares[number] / rest for number, rest in zip(self._turns, left, strict=True)]
+
+    def of(self, positions: Positions) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """(dataset, its turns, where in `positions`): each position once; a dataset's turns count from zero."""
+        open_places = np.arange(len(positions))
+        for number, share in zip(self._turns[:-1], self._shares[:-1], strict=True):
+            before = np.floor(positions * share + 0.5).astype(np.int64)
+            taken = np.floor((positions + 1) * share + 0.5).astype(np.int64) > before
+            yield number, before[taken], open_places[taken]
+            open_places, positions = open_places[~taken], (positions - before)[~taken]
+        yield self._turns[-1], positions, open_places
+
+    def before(self, position: int) -> list[int]:
+        """Turns that each dataset has had before a position."""
+        counts = [0] * self._num_datasets
+        for number, share in zip(self._turns[:-1], self._shares[:-1], strict=True):
+            counts[number] = int(np.floor(position * share + 0.5))
+            position -= counts[number]
+        counts[self._turns[-1]] = position
+        return counts
+
+
+class Mixture:
+    """Several datasets by shares. Rows are numbered through: dataset k starts at the sum of the sizes before it."""
 
     def __init__(self, sizes: Sequence[int], shares: Sequence[float], seed: int):
         if len(sizes) != len(shares) or not sizes:
@@ -72,26 +103,16 @@ class Mixture:
         if min(shares) <= 0:
             raise ValueError("shares are above zero")
         self._starts = np.cumsum([0, *sizes[:-1]])
-        # Largest first: what a dataset is off by shrinks with its share of what is left.
-        self._turns = sorted(range(len(sizes)), key=lambda number: (-shares[number], number))
-        left = np.cumsum([shares[number] for number in self._turns][::-1])[::-1]
-        self._shares = [shares[number] / rest for number, rest in zip(self._turns, left, strict=True)]
+        self._turns = Turns(shares)
         self._orders = [Schedule(size, key(seed, "dataset", number)) for number, size in enumerate(sizes)]
 
     def __call__(self, positions: Positions) -> np.ndarray:
         positions = np.asarray(positions, dtype=np.int64)
         result = np.empty_like(positions)
-        open_places = np.arange(len(positions))
-        for number, share in zip(self._turns[:-1], self._shares[:-1], strict=True):
-            before = np.floor(positions * share + 0.5).astype(np.int64)
-            taken = np.floor((positions + 1) * share + 0.5).astype(np.int64) > before
-            result[open_places[taken]] = self._rows(number, before[taken])
-            open_places, positions = open_places[~taken], (positions - before)[~taken]
-        result[open_places] = self._rows(self._turns[-1], positions)
+        for number, turns, places in self._turns.of(positions):
+            if len(turns):
+                result[places] = self._orders[number](turns) + self._starts[number]
         return result
-
-    def _rows(self, number: int, places: np.ndarray) -> np.ndarray:
-        return self._orders[number](places) + self._starts[number] if len(places) else places
 
 
 class GroupedByLength:

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from pipelines.data.files import Item, read_file
+from pipelines.data.blocks import Item
+from pipelines.data.files import read_file
 from pipelines.errors import DataError, MachineError
 from pipelines.recipe.data import Dataset
 
@@ -33,7 +34,7 @@ def _source(dataset: Dataset, split: str, files: Sequence[Path], cache: Path) ->
 def read_files(files: Iterable[Path], dataset: Dataset) -> Iterator[Item]:
     """Rows of files, one file after the other; a file that is named twice is read once."""
     for path in dict.fromkeys(files):
-        yield from read_file(path, dataset.separator, dataset.column_names)
+        yield from read_file(path, dataset.separator, dataset.column_names, dataset.quoting)
 
 
 def read_builtin(dataset: Dataset, split: str) -> Iterator[Item]:

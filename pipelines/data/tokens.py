@@ -8,6 +8,7 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
+from pipelines.data.shards import place
 from pipelines.errors import ArtifactError
 
 Split = Literal["train", "holdout"]
@@ -94,15 +95,40 @@ class TokenWriter:
     def close(self) -> dict[str, Any]:
         """Write and return the meta data."""
         self._end_shard()
-        meta = {
-            "format": self.format,
-            "dtype": self.ids,
-            "vocab_size": self.vocab_size,
-            "columns": dict(self.columns),
-            "splits": self.splits,
-        }
-        (self.folder / META).write_text(json.dumps(meta, indent=1))
-        return meta
+        return _write_meta(self.folder, self.format, self.vocab_size, self.splits)
+
+
+def merge(folders: Sequence[Path], output: Path, *, format: str, vocab_size: int) -> None:
+    """Token tables of the same kind as one, their shards numbered through in this order."""
+    splits: dict[str, dict[str, Any]] = {split: {"rows": 0, "tokens": 0, "shards": []} for split in SPLITS}
+    for folder in folders:
+        meta = _read_meta(folder)
+        for split in SPLITS:
+            for shard in meta["splits"][split]["shards"]:
+                files = {}
+                for column, names in shard["files"].items():
+                    name = f"{split}-{column}-{len(splits[split]['shards']):05d}"
+                    own = [kind for kind in ("data", "offsets") if kind in names]
+                    new = {kind: f"{name}{Path(names[kind]).suffix}" for kind in own}
+                    for kind in own:
+                        place(folder / names[kind], output / new[kind])
+                    files[column] = {**new, "length": names["length"]}
+                splits[split]["shards"].append({"rows": shard["rows"], "files": files})
+            for figure in ("rows", "tokens"):
+                splits[split][figure] += meta["splits"][split][figure]
+    _write_meta(output, format, vocab_size, splits)
+
+
+def _write_meta(folder: Path, format: str, vocab_size: int, splits: Mapping[str, Any]) -> dict[str, Any]:
+    meta = {
+        "format": format,
+        "dtype": dtype_of(vocab_size),
+        "vocab_size": vocab_size,
+        "columns": dict(COLUMNS[format]),
+        "splits": splits,
+    }
+    (folder / META).write_text(json.dumps(meta, indent=1))
+    return meta
 
 
 class _Shard:

@@ -43,7 +43,16 @@ class Input(Section):
     """Name of the job that makes it; for messages only, never part of a fingerprint."""
     fingerprint: str
     share: float | None = None
-    """Its share, for one of several mixed datasets."""
+    """Its share, for one of several mixed datasets; 0 for one of later phases only."""
+    later_shares: tuple[float, ...] = ()
+    """In each phase after the first."""
+    max_epochs: float | None = None
+    """Most passes over it."""
+
+    def facts(self) -> list[Any]:
+        """What of it decides a job's result."""
+        more = {name: value for name in ("later_shares", "max_epochs") if (value := getattr(self, name))}
+        return [self.fingerprint, self.share, *([more] if more else [])]
 
 
 class Job(Section):
@@ -123,7 +132,7 @@ class Job(Section):
         if self.named_files:
             facts["named_files"] = {role: self.files[path] for role, path in self.named_files.items()}
         if self.inputs:
-            facts["inputs"] = {role: [item.fingerprint, item.share] for role, item in self.inputs.items()}
+            facts["inputs"] = {role: item.facts() for role, item in self.inputs.items()}
         return facts
 
 

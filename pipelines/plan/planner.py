@@ -19,7 +19,7 @@ from pipelines.plan.derived import (
 from pipelines.plan.jobs import Input, Job, Plan
 from pipelines.plan.pins import Pins, model_key
 from pipelines.recipe.base import OutsideModel
-from pipelines.recipe.data import MICROWORLD_VERSION, Dataset
+from pipelines.recipe.data import MICROWORLD_VERSION, TRACK_VERSIONS, Dataset
 from pipelines.recipe.evaluation import REWARD_FUNCTIONS, TASKS, EvaluateStage
 from pipelines.recipe.finetune import FinetuneStage
 from pipelines.recipe.model import ModelConfig
@@ -96,8 +96,8 @@ class _Planner:
         fresh = isinstance(config, PretrainStage | FinetuneStage) and config.model is None
         self._open.remove(name)
         model = self.recipe.model if fresh else None
-        reads_world = getattr(config, "reward_funcs", None) in REWARD_FUNCTIONS
-        return [self._add(name, name, config, inputs, files, model, reads_world)]
+        world = MICROWORLD_VERSION if getattr(config, "reward_funcs", None) in REWARD_FUNCTIONS else None
+        return [self._add(name, name, config, inputs, files, model, world)]
 
     def _add(
         self,
@@ -107,14 +107,13 @@ class _Planner:
         inputs: dict[str, Input],
         files: dict[str, str] | None = None,
         model: ModelConfig | OwnModel | None = None,
-        reads_world: bool = False,
+        world: int | None = None,
         named_files: dict[str, str] | None = None,
     ) -> Job:
         seed = None
         if config.draws:
             own = getattr(config, "seed", None)
             seed = self.recipe.seed if own is None else own
-        world = MICROWORLD_VERSION if reads_world else None
         job = Job(
             name=name,
             stage=stage,
@@ -144,7 +143,7 @@ class _Planner:
         return self._datasets(config)
 
     def _datasets(self, config: TokenizerStage) -> dict[str, Input]:
-        return _mixed([(self._data(name), share) for name, share in (config.data or {}).items()])
+        return _mixed([_read(self._data(name), share) for name, share in (config.data or {}).items()])
 
     def vocabulary(self, name: str) -> None:
         """The job that measures a tokenizer beside others, where its stage names some."""
@@ -161,7 +160,7 @@ class _Planner:
             named |= {f"compare.{index}.{number}": path for number, path in enumerate(of_it)}
         config = VocabularyJob(tokenizer=stage, compare=tuple(references), sweep=stage.sweep)
         inputs = {"tokenizer": _read(self.stage(name)[0])} | self._datasets(stage)
-        self._add(f"vocabulary-{name}", name, config, inputs, files, None, False, named)
+        self._add(f"vocabulary-{name}", name, config, inputs, files, named_files=named)
 
     def _reference(self, key: KeyPath, reference: R) -> tuple[R, dict[str, str]]:
         """A tokenizer made elsewhere with its commit or its whole path, and its files."""
@@ -189,7 +188,21 @@ class _Planner:
             inputs["tokenizer"] = _read(self._source(tokenizer))
         if isinstance(config, PpoStage):
             inputs |= self._rewarding(("stages", name, "reward_funcs"), config.reward_funcs, tokenizer, "reward_model")
-        return inputs | _mixed([(self._tokens(data, tokenizer), share) for data, share in config.data.items()])
+        return inputs | _mixed(self._mixture(config, tokenizer))
+
+    def _mixture(self, config: Any, tokenizer: Source) -> list[Input]:
+        """Every dataset that is mixed, with its share in each phase."""
+        phases = [phase.data for phase in getattr(config, "phases", ())]
+        caps = getattr(config, "max_epochs", {})
+        return [
+            _read(
+                self._tokens(data, tokenizer),
+                config.data.get(data, 0.0),
+                later_shares=tuple(mixture.get(data, 0.0) for mixture in phases),
+                max_epochs=caps.get(data),
+            )
+            for data in dict.fromkeys(name for mixture in [config.data, *phases] for name in mixture)
+        ]
 
     def _evaluation(self, name: str, config: EvaluateStage, model: Source) -> Job:
         tokenizer = self.tokenizer_of(model)
@@ -213,7 +226,8 @@ class _Planner:
                 key = ("stages", name, "tasks", index, "reward_funcs")
                 inputs |= self._rewarding(key, task.reward_funcs, tokenizer, f"task.{index}.reward_model")
         config = config.model_copy(update={"models": (model,)})
-        return self._add(f"{name}-{start.name}", name, config, inputs, files, None, reads_world, named)
+        world = MICROWORLD_VERSION if reads_world else None
+        return self._add(f"{name}-{start.name}", name, config, inputs, files, None, world, named)
 
     def _with_whole_paths(self, name: str, config: EvaluateStage) -> EvaluateStage:
         """A worker does not know where the recipe lies."""
@@ -308,8 +322,8 @@ class _Planner:
                         self._note(("data", name, field), f"'{path}' is one of files too; leave it out of one of them")
                     named |= {f"holdout.{len(named) + index}": path for index, path in enumerate(found)}
                 files |= found
-        config, reads_world = DataJob(dataset=dataset), bool(dataset.builtin)
-        return self._add(f"data-{name}", name, config, {}, files, None, reads_world, named)
+        world = TRACK_VERSIONS.get(dataset.builtin, MICROWORLD_VERSION) if dataset.builtin else None
+        return self._add(f"data-{name}", name, DataJob(dataset=dataset), {}, files, None, world, named)
 
     def _pinned(self, name: str, dataset: Dataset) -> Dataset:
         if self.pins is None or dataset.hub is None:
@@ -334,11 +348,15 @@ class _Planner:
         return RecipeError([Problem(*self.position(key), format_path(key), message)])
 
 
-def _read(job: Job, share: float | None = None) -> Input:
-    return Input(job=job.name, fingerprint=job.fingerprint, share=share)
+def _read(
+    job: Job, share: float | None = None, *, later_shares: tuple[float, ...] = (), max_epochs: float | None = None
+) -> Input:
+    return Input(
+        job=job.name, fingerprint=job.fingerprint, share=share, later_shares=later_shares, max_epochs=max_epochs
+    )
 
 
-def _mixed(parts: Sequence[tuple[Job, float]]) -> dict[str, Input]:
+def _mixed(parts: Sequence[Input]) -> dict[str, Input]:
     """Roles of a mixture, by fingerprint: neither names nor their order in the file decide."""
-    inputs = sorted((_read(job, share) for job, share in parts), key=lambda item: (item.fingerprint, item.share))
+    inputs = sorted(parts, key=lambda item: (item.fingerprint, item.share, item.later_shares))
     return {f"data.{index}": item for index, item in enumerate(inputs)}

@@ -10,15 +10,21 @@ from pipelines.recipe.base import Bare, LocalFile, Reads, Section
 from pipelines.recipe.quality import QualityField
 
 Format = Literal["text", "chat", "preference", "prompt", "labelled", "pairs"]
+Layout = Literal["tree", "scored"]
+LAYOUTS: dict[Layout, tuple[Format, ...]] = {"tree": ("chat", "preference"), "scored": ("preference",)}
+"""What rows that mean something together may become."""
 
 MICROWORLD_VERSION = 1
 """Raised with every change of what the built-in world says, which makes everything that reads it stale."""
+TRACK_VERSIONS = {"microworld/sentiment": 2}
+"""Raised where one track alone has changed."""
 # Mirrors the tracks of `pipelines.data.microworld`; a contract test keeps the two equal.
 BUILTIN: dict[str, Format] = {
     "microworld/text": "text",
     "microworld/chat": "chat",
     "microworld/preferences": "preference",
     "microworld/prompts": "prompt",
+    "microworld/reviews": "text",
     "microworld/sentiment": "labelled",
     "microworld/translation": "pairs",
 }
@@ -26,8 +32,12 @@ BUILTIN: dict[str, Format] = {
 
 # Mirrors the readers of `pipelines.data.files` and the columns of `pipelines.data.formats`; a contract test keeps them
 # equal.
-FILE_KINDS = (".csv", ".json", ".jsonl", ".parquet", ".tsv", ".txt")
-PACKED = (".gz", ".zst")
+FILE_KINDS = (".arrow", ".csv", ".htm", ".html", ".json", ".jsonl", ".md", ".parquet", ".tsv", ".txt")
+PACKED = (".bz2", ".gz", ".zst")
+CELLS = (".csv", ".tsv")
+"""Files whose columns may have no names of their own."""
+PROSE = (".md", ".txt")
+"""Files that say nothing of where a document ends."""
 COLUMNS: dict[Format, tuple[str, ...]] = {
     "text": ("text",),
     "chat": ("messages", "conversations", "prompt", "completion", "instruction", "input", "output"),
@@ -35,6 +45,11 @@ COLUMNS: dict[Format, tuple[str, ...]] = {
     "labelled": ("text", "text_pair", "label"),
     "pairs": ("source", "target"),
 }
+COLUMNS_OF: dict[Layout, tuple[str, ...]] = {
+    "tree": ("prompt", "message_id", "parent_id", "role", "text", "rank", "replies", "deleted"),
+    "scored": ("prompt", "instruction", "input", "completion", "output", "score", "label"),
+}
+"""The same where rows mean something together."""
 """Our names of columns. Prompt data may have any: reward functions are given them all."""
 
 
@@ -44,12 +59,18 @@ class Dataset(Section):
     format: Format = "text"
     """What a row is: text | chat (messages, or prompt and completion) | preference (chosen and rejected) | prompt |
     labelled (text, perhaps with text_pair, and label) | pairs (source and target)."""
+    layout: Layout | None = None
+    """Rows that mean something together: tree (messages with message_id, parent_id, role, text and rank, or with
+    replies inside: a chat is the path of best-ranked replies, a preference the best reply against each worse one) |
+    scored (prompt, completion and score or label: of each prompt the best against each worse one). What is left over
+    is counted. Default: each row stands alone."""
     builtin: (
         Literal[
             "microworld/text",
             "microworld/chat",
             "microworld/preferences",
             "microworld/prompts",
+            "microworld/reviews",
             "microworld/sentiment",
             "microworld/translation",
         ]
@@ -57,7 +78,8 @@ class Dataset(Section):
     ) = None
     """A track of the built-in world; it brings its format with it."""
     files: Annotated[tuple[str, ...], Bare, LocalFile()] = ()
-    """Paths or globs, relative to the recipe: txt, jsonl, json, csv, tsv, parquet; plain, .gz or .zst."""
+    """Paths or globs, relative to the recipe: txt, md, html, jsonl, json, csv, tsv, parquet, arrow; plain, .gz, .bz2 or
+    .zst; or the folder of one split that `datasets` saved with `save_to_disk`."""
     hub: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
     """A dataset of the Hugging Face Hub: `org/name`. `make data` pins its commit in `<recipe>.lock`."""
     subset: str | None = None
@@ -70,8 +92,11 @@ class Dataset(Section):
     """Our column name -> the name it has in the data: `{text: content}`, `{prompt: question, completion: answer}`."""
     column_names: Annotated[tuple[str, ...], Bare] = ()
     """Names of the columns of .csv and .tsv files that have no header line; with them the first line is a row."""
+    quoting: Literal["minimal", "none"] = "minimal"
+    """Of .csv and .tsv files: minimal (cells may stand in quotes, as RFC 4180 has it) or none (a quote is a character
+    like any other, and each line is a row)."""
     separator: Literal["file", "line", "blank_line"] | None = None
-    """What ends a document in a .txt file: the file, each line, or an empty line. Default: file."""
+    """What ends a document in a .txt or .md file: the file, each line, or an empty line. Default: file."""
     quality: QualityField | None = None
     """Which texts are worth training on: a preset (web, books), or filters in their order, bare or with thresholds."""
     limit: PositiveInt | None = None
@@ -103,6 +128,10 @@ class Dataset(Section):
         for name in ("subset", "split", "revision", "holdout_split"):
             if not self.hub and getattr(self, name) != type(self).model_fields[name].default:
                 yield f"{name}: belongs to hub data only"
+        if self.layout and self.builtin:
+            yield "layout: belongs to files and hub data"
+        elif self.layout and self.format not in LAYOUTS[self.layout]:
+            yield f"layout: {self.layout} makes {' or '.join(LAYOUTS[self.layout])} data, not {self.format}"
         yield from self._holdout()
         if self.columns and self.builtin:
             yield "columns: belongs to files and hub data; the built-in world has its own"
@@ -110,8 +139,9 @@ class Dataset(Section):
             yield from self._columns()
         if self.quality and self.format != "text":
             yield f"quality: its filters judge text data, and this is {self.format} data"
-        if self.column_names and not self.files:
-            yield "column_names: belongs to csv and tsv files only"
+        for name in ("column_names", "quoting"):
+            if not self.files and getattr(self, name) != type(self).model_fields[name].default:
+                yield f"{name}: belongs to csv and tsv files only"
         if len(set(self.column_names)) != len(self.column_names):
             yield "column_names: a name stands there twice"
         if self.separator and not (self.files and self.format == "text"):
@@ -127,7 +157,7 @@ class Dataset(Section):
             yield f"holdout_split: '{self.split}' is the split that is trained on"
 
     def _columns(self) -> Iterator[str]:
-        known = COLUMNS.get(self.format, tuple(self.columns))
+        known = COLUMNS_OF[self.layout] if self.layout else COLUMNS.get(self.format, tuple(self.columns))
         for ours, theirs in self.columns.items():
             if ours not in known:
                 advice = (
@@ -141,8 +171,12 @@ class Dataset(Section):
 
 
 def _one_name(value: Any) -> Any:
+    if isinstance(value, list | tuple) and value and all(isinstance(name, str) for name in value):
+        if len(set(value)) != len(value):
+            raise ValueError("names a dataset twice")
+        return dict.fromkeys(value, 1 / len(value))
     if not isinstance(value, str | dict):
-        raise ValueError("needs one dataset's name, or {name: share, ...}")
+        raise ValueError("needs one dataset's name, {name: share, ...}, or [name, name] for equal shares")
     return {value: 1.0} if isinstance(value, str) else value
 
 
@@ -159,7 +193,8 @@ Mixture = Annotated[
     Field(min_length=1),
     AfterValidator(_sums_to_one),
 ]
-"""One dataset's name, or {name: share}; shares are of tokens for text, of examples otherwise, and sum to 1."""
+"""One dataset's name, {name: share}, or names that share equally; shares are of tokens for text, of examples otherwise,
+and sum to 1."""
 TextMixture = Annotated[Mixture, Reads(("text",))]
 TokenizerMixture = Annotated[Mixture, Reads(("text", "chat", "labelled", "pairs"))]
 ChatMixture = Annotated[Mixture, Reads(("chat",))]

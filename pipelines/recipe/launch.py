@@ -1,6 +1,6 @@
 """Chapter `launch`: where and how wide to run. Nothing here may change what is computed."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -41,6 +41,11 @@ class Launch(Section):
     """Optimizer steps between two evaluations on the holdout. Default: only at the end."""
     activation_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
+    workers: PositiveInt | None = None
+    """Processes that read, clean and encode data on this machine. Default: one for each core."""
+    engine: Literal["local", "ray"] = "local"
+    """Where they are: local, or ray, a cluster that RAY_ADDRESS names (`pip install '.[ray]'`); its machines share the
+    store's file system."""
     stages: Annotated[dict[str, StageLaunch], Field(default_factory=dict)]
     """Settings of single stages, by name."""
 

@@ -1,9 +1,11 @@
 """Where the files lie that a recipe names: beside it, or among the project's own recipes."""
 
 import errno
+import json
 from collections.abc import Iterable
 from glob import iglob
 from pathlib import Path
+from typing import Any
 
 SHIPPED = Path(__file__).parents[2] / "recipes"
 """The project's own recipes folder, for files that are not beside the recipe."""
@@ -27,8 +29,31 @@ def expand(patterns: Iterable[str], folder: Path) -> dict[str, list[Path]]:
 def _expand_one(pattern: Path) -> list[Path]:
     if is_file(pattern):  # a name may hold `[` or `*` and still be a name
         return [pattern]
+    if saved := _saved_files(pattern):
+        return saved
     found = sorted(iglob(str(pattern), recursive=True))  # noqa: PTH207  pathlib globs no absolute patterns
     return [path for path in map(Path, found) if path.is_file()]
+
+
+def _saved_files(folder: Path) -> list[Path]:
+    """The files of a dataset that `datasets` saved with `save_to_disk`, in their order; none where it did not."""
+    state = _json_of(folder / "state.json")
+    names = [file.get("filename") for file in state.get("_data_files") or [] if isinstance(file, dict)]
+    return [folder / name for name in names if isinstance(name, str) and Path(name).name == name]
+
+
+def saved_splits(folder: Path) -> list[str]:
+    """Names of the splits, each a folder, that `datasets` saved together; none where it did not."""
+    splits = _json_of(folder / "dataset_dict.json").get("splits")
+    return [name for name in splits if isinstance(name, str)] if isinstance(splits, list) else []
+
+
+def _json_of(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8")) if is_file(path) else {}
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 MODEL_FILES = (

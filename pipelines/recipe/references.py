@@ -1,13 +1,13 @@
 """What no single section can see: whether the stages, datasets, files and machines named are there and fit."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipelines.errors import DataError, KeyPath
 from pipelines.recipe import paths
 from pipelines.recipe.base import MAKES, ArtifactKind, Consumes, OutsideModel, Reads, Section
-from pipelines.recipe.data import FILE_KINDS, PACKED, Dataset
+from pipelines.recipe.data import CELLS, FILE_KINDS, PACKED, PROSE, Dataset
 from pipelines.recipe.evaluation import REWARD_FUNCTIONS, SCORED, TASKS, EvaluateStage, TaskConfig, task_kind
 from pipelines.recipe.finetune import FinetuneStage
 from pipelines.recipe.fits import find_wrong_launch
@@ -21,9 +21,6 @@ from pipelines.recipe.tokenizer import Reference
 from pipelines.recipe.training import StageConfig, TrainStage
 from pipelines.recipe.word_files import READERS
 from pipelines.recipe.words import did_you_mean
-
-CELLS = (".csv", ".tsv")
-"""Files whose columns may have no names of their own."""
 
 
 def find_wrong_references(outline: Outline, recipe_path: Path) -> Iterator[Fault]:
@@ -40,6 +37,8 @@ def find_wrong_references(outline: Outline, recipe_path: Path) -> Iterator[Fault
                 yield from _outside_tokenizers(at, stage, recipe_path)
             case TrainStage():
                 yield from _lengths(at, stage, outline)
+                for index, phase in enumerate(given(stage, "phases") or ()):
+                    yield from _datasets_named((*at, "phases", index), phase, outline)
             case EvaluateStage():
                 yield from _tasks(at, stage, outline)
                 yield from _task_files(at, stage, recipe_path)
@@ -65,13 +64,28 @@ def _files(name: str, dataset: Dataset, recipe_path: Path) -> Iterator[Fault]:
             found, is_folder = [], False
         if not found:
             message = f"no file matches '{pattern}' (looked from {recipe_path.parent}/)"
-            if is_folder:
-                message = f"'{pattern}' is a folder; name the files in it, for example {pattern.rstrip('/')}/*.txt"
-            yield Fault(("data", name, field, index), message)
+            yield Fault(("data", name, field, index), _folder(pattern, folder / pattern) if is_folder else message)
         elif fault := next(filter(None, map(_unreadable, found)), None):
             yield Fault(("data", name, field, index), fault)
-        elif given(dataset, "column_names") and (other := next((p for p in found if _kind(p) not in CELLS), None)):
-            yield Fault(("data", name, "column_names"), f"belongs to .csv and .tsv files, and '{other.name}' is none")
+        else:
+            yield from _of_kinds(name, dataset, found)
+
+
+def _folder(pattern: str, folder: Path) -> str:
+    if splits := paths.saved_splits(folder):
+        return (
+            f"'{pattern}' holds the splits {', '.join(splits)}; name one, for example {pattern.rstrip('/')}/{splits[0]}"
+        )
+    return f"'{pattern}' is a folder; name the files in it, for example {pattern.rstrip('/')}/*.txt"
+
+
+def _of_kinds(name: str, dataset: Dataset, found: Sequence[Path]) -> Iterator[Fault]:
+    """Fields that belong to other kinds of files than these."""
+    for field, kinds in (("column_names", CELLS), ("quoting", CELLS), ("separator", PROSE)):
+        value, unset = given(dataset, field), (UNKNOWN, Dataset.model_fields[field].default)
+        if value not in unset and (other := next((path for path in found if _kind(path) not in kinds), None)):
+            belongs = f"belongs to {' and '.join(kinds[::-1] if kinds is PROSE else kinds)} files"
+            yield Fault(("data", name, field), f"{belongs}, and '{other.name}' is none")
 
 
 def _kind(path: Path) -> str:
@@ -80,7 +94,9 @@ def _kind(path: Path) -> str:
 
 def _unreadable(path: Path) -> str | None:
     if _kind(path) not in FILE_KINDS:
-        return f"'{path.name}' is of no kind that is read; those are {', '.join(FILE_KINDS)}, plain, .gz or .zst"
+        return (
+            f"'{path.name}' is of no kind that is read; those are {', '.join(FILE_KINDS)}, plain or {', '.join(PACKED)}"
+        )
     try:
         str(path).encode()
     except UnicodeEncodeError:

@@ -19,6 +19,7 @@ from pipelines.recipe.data import (
 )
 from pipelines.recipe.evaluation import EvaluateStage, RewardFunc
 from pipelines.recipe.finetune import FinetuneStage
+from pipelines.recipe.mixture import Caps, LengthWarmup, PhasesField, faults_of
 from pipelines.recipe.tokenizer import TokenizerStage
 from pipelines.recipe.training import Fraction, FromModelStage, TrainStage, no_rollouts
 
@@ -53,6 +54,15 @@ class PretrainStage(TrainStage):
     """A tokenizer stage. Default: the only one."""
     data: TextMixture
     """Text datasets; shares are of tokens."""
+    phases: PhasesField = ()
+    """Other mixtures from some moment on, for example [{start: 80%, data: {books: 1}}]: better data at the end."""
+    sampling_temperature: PositiveFloat | None = None
+    """Shares by size in place of those of `data`: proportional to tokens^(1 / temperature) (arXiv 1907.05019).
+    1 takes datasets as large as they are, more lifts the small ones."""
+    max_epochs: Caps = Field(default_factory=dict)
+    """Most passes over a dataset, {books: 4}; after them the others share its part."""
+    length_warmup: LengthWarmup | None = None
+    """Short contexts first, for example {start: 64, until: 20%}."""
     packing: Literal["whole", "split"] = "whole"
     """whole: documents are packed into rows unbroken (one longer than max_length is cut into rows of its own);
     split: documents fill rows to the brim and are cut at the edges. Documents never see each other.
@@ -60,6 +70,9 @@ class PretrainStage(TrainStage):
 
     def faults(self) -> Iterator[str]:
         yield from super().faults()
+        yield from faults_of(self.data, self.phases, self.sampling_temperature, self.max_epochs)
+        if self.length_warmup and self.max_length and self.length_warmup.start >= self.max_length:
+            yield f"length_warmup: starts at {self.length_warmup.start}, and max_length is {self.max_length}"
         for objectives, fields in _OF_OBJECTIVES.items():
             for field in fields if self.objective not in objectives else ():
                 if getattr(self, field) != type(self).model_fields[field].default:
@@ -80,6 +93,7 @@ _OF_OBJECTIVES = {
     ("span_corruption",): ("noise_density",),
     ("span_corruption", "masked_lm"): ("mean_noise_span_length",),
     ("causal_lm", "prefix_lm", "masked_lm"): ("packing",),
+    ("causal_lm",): ("length_warmup",),
 }
 
 

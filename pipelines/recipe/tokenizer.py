@@ -114,9 +114,9 @@ class TokenizerStage(StageConfig):
     """Tokens `<extra_id_0>`, `<extra_id_1>`, ... that stand for cut out spans, for span_corruption (T5 has 100)."""
     max_bytes: Annotated[Bytes, Field(le=MOST_BYTES)] = 500_000_000
     """Most text to learn from: counts of the trainer overflow on huge corpora, and its memory grows with them."""
-    compare: Annotated[tuple[Reference, ...], Bare, Field(max_length=8)] = ()
+    compare: Annotated[tuple[Reference, ...], Field(max_length=8), Bare] = ()
     """Finished tokenizers that the report measures on the same text. They decide nothing of this one."""
-    sweep: Annotated[tuple[Annotated[VocabSize, BeforeValidator(parse_count)], ...], Bare, Field(max_length=12)] = ()
+    sweep: Annotated[tuple[Annotated[VocabSize, BeforeValidator(parse_count)], ...], Field(max_length=12), Bare] = ()
     """Vocabulary sizes that are tried on a part of the text, for a curve in the report. They decide nothing either."""
 
     def faults(self) -> Iterator[str]:

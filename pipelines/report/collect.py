@@ -88,6 +88,8 @@ class DataFacts(Fact):
     dropped_by_reason: dict[str, int]
     would_drop: dict[str, int] = {}
     """What quality filters would take out, were this no dry run, by reason."""
+    left_over: dict[str, int] = {}
+    """Rows of a layout that are in no row of ours, by reason; they are not among the rows in."""
     changed: int = 0
     """Rows whose text quality filters changed, or would."""
     train: int
@@ -106,6 +108,10 @@ class UseFacts(Fact):
     rows_in: int | None
     rows_used: int | None
     tokens: int | None
+    epochs: float | None = None
+    """Passes over it by the end."""
+    documents_cut: int | None = None
+    """Documents that stand in more than one piece."""
 
 
 class SampleFacts(Fact):
@@ -302,6 +308,7 @@ def _data(job: Job, artifact: Artifact, tokens: int | None) -> DataFacts:
         dropped=sum(dropped.values()),
         dropped_by_reason=dropped,
         would_drop=filtered if is_dry else {},
+        left_over=info.get("left_over", {}),
         changed=info.get("changed", 0),
         tokens=tokens,
         **{name: info[name] for name in ("rows_in", "rows_used", "train", "holdout", "bytes")},
@@ -328,5 +335,15 @@ def _uses(plan: Plan, job: Job, artifact: Artifact) -> list[UseFacts]:
         for name in ("rows_in", "rows_used", "tokens"):
             count = artifact.metrics.get(f"source_{source}_{name}")
             counts[name] = int(count) if isinstance(count, int | float) else None
-        uses.append(UseFacts(stage=job.name, data=plan.by_name[source].stage, share=share, **counts))
+        cut, epochs = (artifact.metrics.get(f"source_{source}_{name}") for name in ("documents_cut", "epochs"))
+        uses.append(
+            UseFacts(
+                stage=job.name,
+                data=plan.by_name[source].stage,
+                share=share,
+                epochs=float(epochs) if epochs is not None else None,
+                documents_cut=int(cut) if cut is not None else None,
+                **counts,
+            )
+        )
     return uses

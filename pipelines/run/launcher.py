@@ -281,9 +281,10 @@ def start(door: Door, kind: str, workdir: Path, lock: int) -> Worker:
     return Launched(command, environment, record / "log.txt", lock)
 
 
-def light_settings() -> LaunchSettings:
+def light_settings(launch: Launch) -> LaunchSettings:
     """For a kind that needs no torch: one process with all cores, whatever the training runs on."""
-    return LaunchSettings(num_processes=1, device="cpu", threads=_cores(1))
+    workers = launch.workers or _cores(1)
+    return LaunchSettings(num_processes=1, device="cpu", threads=_cores(1), workers=workers, engine=launch.engine)
 
 
 def stop(worker: Worker, number: int = signal.SIGTERM) -> None:

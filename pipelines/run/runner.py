@@ -185,7 +185,7 @@ class Runner:
 
     def settings(self, job: Job) -> LaunchSettings:
         """How wide a job runs."""
-        return light_settings() if job.kind in LIGHT_KINDS else self.door(job).settings
+        return light_settings(self.plan.recipe.launch) if job.kind in LIGHT_KINDS else self.door(job).settings
 
     def _checked(self, source: Job) -> Artifact:
         """The artifact of an upstream job, every byte of which was read again in this run."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from typing import Literal
 
 from pipelines.plan.jobs import Job
 from pipelines.recipe.base import Section
@@ -25,6 +26,10 @@ class LaunchSettings(Section):
     checkpoint_every: int = 500
     evaluate_every: int | None = None
     activation_checkpointing: bool = False
+    workers: int = 1
+    """Processes that read, clean and encode data."""
+    engine: Literal["local", "ray"] = "local"
+    """Where they are."""
 
 
 @dataclass(frozen=True)

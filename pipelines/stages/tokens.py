@@ -1,4 +1,4 @@
-"""The tokens stage: rows of a dataset as ids, with their boundaries, on all cores."""
+"""The tokens stage: rows of a dataset as ids, with their boundaries, on all cores and machines."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,14 +10,17 @@ import numpy as np
 from pipelines.data.chat import ChatRenderer
 from pipelines.data.formats import Row, num_bytes
 from pipelines.data.labels import label_kind_of
-from pipelines.data.rows import read_rows
-from pipelines.data.tokens import SPLITS, TokenTable, TokenWriter
+from pipelines.data.rows import read_group, row_groups
+from pipelines.data.shards import grouped, make_shards
+from pipelines.data.tokens import SPLITS, TokenTable, TokenWriter, merge
 from pipelines.errors import DataError
 from pipelines.plan.jobs import TokensJob
 from pipelines.stages.base import Metrics, StageContext
 
 CHECKED = 100
-"""Rows of each split that are decoded again before they are written."""
+"""Rows of each split, in each shard, that are decoded again before they are written."""
+SIZE = "size.json"
+"""Of a shard: bytes of its texts."""
 PLAIN: Mapping[str, Mapping[str, str]] = {
     "labelled": {"text_ids": "text", "pair_ids": "text_pair"},
     "pairs": {"source_ids": "source", "target_ids": "target"},
@@ -26,25 +29,39 @@ PLAIN: Mapping[str, Mapping[str, str]] = {
 
 
 def run(ctx: StageContext) -> Metrics:
-    """Encode both splits; the first rows are decoded again and compared with what they come from."""
+    """Encode both splits, in shards; the first rows of each are decoded again and compared with what they come from."""
     config = ctx.job.config
     assert isinstance(config, TokensJob)
-    renderer = ChatRenderer.load(ctx.inputs["tokenizer"])
+    dataset, tokenizer = ctx.inputs["dataset"], ctx.inputs["tokenizer"]
     ctx.output.mkdir(parents=True, exist_ok=True)
-    writer = TokenWriter(ctx.output, format=config.format, vocab_size=renderer.vocab_size)
-    size = 0
-    for split in SPLITS:
-        checked = 0
-        for batch in read_rows(ctx.inputs["dataset"], split):
-            encoded = encode(renderer, config.format, batch)
-            for number in range(min(len(batch), max(0, CHECKED - checked))):
-                row = {column: values[number] for column, values in encoded.items()}
-                check_row(renderer, config.format, batch[number], row)
-            checked += len(batch)
-            writer.append(split, encoded)
-            size += sum(num_bytes(config.format, row) for row in batch)
-    writer.close()
+    groups = list(row_groups(dataset))
+    common = {"dataset": str(dataset), "tokenizer": str(tokenizer), "format": config.format}
+    parts = [
+        common | {"groups": [[group.split, group.file, group.number] for group in part]}
+        for part in ([groups[number] for number in numbers] for numbers in grouped([group.bytes for group in groups]))
+    ]
+    folders = make_shards(_part, parts, ctx.checkpoints / "parts", engine=ctx.launch.engine, workers=ctx.launch.workers)
+    merge(folders, ctx.output, format=config.format, vocab_size=ChatRenderer.load(tokenizer).vocab_size)
+    size = sum(json.loads((folder / SIZE).read_text())["bytes"] for folder in folders)
     return _metrics(ctx.output, config.format, size)
+
+
+def _part(part: Mapping[str, Any], folder: Path) -> None:
+    """Some row groups as a token table of their own."""
+    renderer, format = ChatRenderer.load(Path(part["tokenizer"])), part["format"]
+    writer = TokenWriter(folder, format=format, vocab_size=renderer.vocab_size)
+    size, checked = 0, dict.fromkeys(SPLITS, 0)
+    for split, file, number in part["groups"]:
+        for batch in read_group(Path(part["dataset"]) / file, number):
+            encoded = encode(renderer, format, batch)
+            for place in range(min(len(batch), max(0, CHECKED - checked[split]))):
+                row = {column: values[place] for column, values in encoded.items()}
+                check_row(renderer, format, batch[place], row)
+            checked[split] += len(batch)
+            writer.append(split, encoded)
+            size += sum(num_bytes(format, row) for row in batch)
+    writer.close()
+    (folder / SIZE).write_text(json.dumps({"bytes": size}))
 
 
 def encode(renderer: ChatRenderer, format: str, rows: Sequence[Row]) -> dict[str, Sequence[Any]]:

@@ -42,6 +42,18 @@ class Source:
     share: float
     train: TokenTable
     holdout: TokenTable
+    later_shares: tuple[float, ...] = ()
+    max_epochs: float | None = None
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """In each phase."""
+        return (self.share, *self.later_shares)
+
+    @property
+    def mean_share(self) -> float:
+        """What its holdout counts for among the others."""
+        return sum(self.shares) / len(self.shares)
 
 
 def sources(ctx: StageContext, vocab_size: int) -> list[Source]:
@@ -57,7 +69,9 @@ def sources(ctx: StageContext, vocab_size: int) -> list[Source]:
             )
         if not len(train):
             raise DataError(f"{name} has no row to train on; see its data stage's report of dropped rows")
-        found.append(Source(name, share, train, TokenTable.open(folder, "holdout")))
+        facts = ctx.job.inputs[role]
+        holdout = TokenTable.open(folder, "holdout")
+        found.append(Source(name, share, train, holdout, facts.later_shares, facts.max_epochs))
     return found
 
 

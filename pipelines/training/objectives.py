@@ -65,17 +65,17 @@ def objective_of(
 def _causal_lm(
     config: PretrainStage, model: PreTrainedModel, tokens: Tokens, mix: Sequence[Source], max_length: int, seed: int
 ) -> Objective:
-    holdouts = [TextHoldout.of(source.name, source.share, source.holdout, max_length) for source in mix]
+    holdouts = [TextHoldout.of(source.name, source.mean_share, source.holdout, max_length) for source in mix]
     found = [holdout for holdout in holdouts if holdout is not None]
     score = partial(text_scores, holdouts=found, pad_id=tokens.pad_id, eos_id=tokens.eos_id)
-    rows = _rows(mix, lambda table: PACKERS[config.packing](table.lengths("input_ids"), max_length))
+    rows = rows_of(config, mix, max_length, tokens.bos_id)
     return Objective(rows, None, PackedCollator(tokens.pad_id), causal_outputs_loss, score if found else None)
 
 
 def _prefix_lm(
     config: PretrainStage, model: PreTrainedModel, tokens: Tokens, mix: Sequence[Source], max_length: int, seed: int
 ) -> Objective:
-    rows = _rows(mix, lambda table: PACKERS[config.packing](table.lengths("input_ids"), max_length))
+    rows = rows_of(config, mix, max_length, tokens.bos_id)
     whole = partial(_whole, max_length)
     return _noised(rows, mix, whole, PrefixNoise(seed), tokens, loss=causal_outputs_loss, sums=token_sums)
 
@@ -98,7 +98,7 @@ def _masked_lm(
         whole_word_mask=config.whole_word_mask,
         mean_span_length=config.mean_noise_span_length if config.span_mask else None,
     )
-    rows = _rows(mix, lambda table: PACKERS[config.packing](table.lengths("input_ids"), max_length))
+    rows = rows_of(config, mix, max_length, tokens.bos_id)
     whole = partial(_whole, max_length)
     return _noised(rows, mix, whole, noise, tokens, loss=masked_outputs_loss, sums=masked_sums)
 
@@ -116,13 +116,16 @@ def _span_corruption(
         mean_noise_span_length=config.mean_noise_span_length,
     )
 
-    def alone(table: TokenTable, documents: int | None = None) -> Packing:
-        """Without bos and eos, which the rows get anew."""
-        lengths = table.lengths("input_ids")[:documents]
-        has_bos = len(lengths) and len(first := table.ids("input_ids", 0)) and int(first[0]) == tokens.bos_id
-        return cut_alone(lengths, max_length, skipped=(int(bool(has_bos)), 1))
-
-    return _noised(_rows(mix, alone), mix, alone, noise, tokens, loss=aligned_outputs_loss, sums=target_sums)
+    alone = partial(_alone, max_length, tokens.bos_id)
+    return _noised(
+        rows_of(config, mix, max_length, tokens.bos_id),
+        mix,
+        alone,
+        noise,
+        tokens,
+        loss=aligned_outputs_loss,
+        sums=target_sums,
+    )
 
 
 def _check_spans(config: PretrainStage, model: PreTrainedModel, tokens: Tokens, max_length: int) -> None:
@@ -144,8 +147,19 @@ def _check_spans(config: PretrainStage, model: PreTrainedModel, tokens: Tokens, 
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
-def _rows(mix: Sequence[Source], pack: Callable[[TokenTable], Packing]) -> PackedRows:
-    return PackedRows([(source.train, pack(source.train)) for source in mix])
+def rows_of(config: PretrainStage, mix: Sequence[Source], max_length: int, bos_id: int) -> PackedRows:
+    """The documents of every dataset in rows, as the objective wants them; the same for every model."""
+    if config.objective == "span_corruption":
+        return PackedRows([(source.train, _alone(max_length, bos_id, source.train)) for source in mix])
+    pack = PACKERS[config.packing]
+    return PackedRows([(source.train, pack(source.train.lengths("input_ids"), max_length)) for source in mix])
+
+
+def _alone(max_length: int, bos_id: int, table: TokenTable, documents: int | None = None) -> Packing:
+    """Without bos and eos, which the rows get anew."""
+    lengths = table.lengths("input_ids")[:documents]
+    has_bos = len(lengths) and len(first := table.ids("input_ids", 0)) and int(first[0]) == bos_id
+    return cut_alone(lengths, max_length, skipped=(int(bool(has_bos)), 1))
 
 
 def _whole(max_length: int, table: TokenTable, documents: int | None = None) -> Packing:
@@ -164,7 +178,7 @@ def _noised(
 ) -> Objective:
     """Holdouts have the same noise in every run, whatever its seed."""
     fixed, collator = replace(noise, seed=key("holdout")), NoisedCollator(tokens.pad_id)
-    holdouts = [NoisedHoldout.of(source.name, source.share, source.holdout, pack, fixed) for source in mix]
+    holdouts = [NoisedHoldout.of(source.name, source.mean_share, source.holdout, pack, fixed) for source in mix]
     found = [holdout for holdout in holdouts if holdout is not None]
     score = partial(noised_scores, holdouts=found, collator=collator, sums=sums)
     return Objective(rows, noise, collator, loss, score if found else None)

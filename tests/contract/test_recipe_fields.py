@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.recipe.accelerate_files import read_accelerate
 from pipelines.recipe.base import OutsideModel, Section
-from pipelines.recipe.data import BUILTIN, COLUMNS, FILE_KINDS, PACKED, Dataset
+from pipelines.recipe.data import BUILTIN, CELLS, COLUMNS, COLUMNS_OF, FILE_KINDS, PACKED, PROSE, Dataset
 from pipelines.recipe.docstrings import docstrings, first_sentence
 from pipelines.recipe.evaluation import REWARD_FUNCTIONS, TaskConfig
 from pipelines.recipe.launch import Launch, StageLaunch
@@ -58,11 +58,14 @@ def test_builtin_tracks_are_those_of_the_world() -> None:
 
 
 def test_kinds_of_files_and_columns_are_those_that_are_read() -> None:
-    from pipelines.data import files, formats
+    from pipelines.data import blocks, files, formats
 
-    assert sorted(files._READERS) == list(FILE_KINDS) and sorted(files._UNPACK) == list(PACKED)
+    assert list(FILE_KINDS) == files.KINDS and sorted(blocks.UNPACK) == list(PACKED)
+    assert sorted(files.CELLS) == list(CELLS) and sorted(files.PROSE) == list(PROSE)
+    columns = {**COLUMNS, **COLUMNS_OF}
+    assert formats._NEEDS.keys() == {*columns, "prompt"}
     for format, text in formats._NEEDS.items():
-        assert format == "prompt" or set(re.findall(r"'(\w+)'", text)) <= set(COLUMNS[format])
+        assert format == "prompt" or set(re.findall(r"'(\w+)'", text)) <= set(columns[format])
 
 
 def test_keys_of_task_files_are_those_of_lm_eval_and_ours() -> None:

@@ -89,6 +89,7 @@ _RULES: dict[str, Any] = {
     "exclusiveMinimum": lambda value, rule: not _number(value) or value > rule,
     "exclusiveMaximum": lambda value, rule: not _number(value) or value < rule,
     "minItems": lambda value, rule: not isinstance(value, list) or len(value) >= rule,
+    "maxItems": lambda value, rule: not isinstance(value, list) or len(value) <= rule,
     "minLength": lambda value, rule: not isinstance(value, str) or len(value) >= rule,
 }
 

@@ -14,7 +14,7 @@ from data_jobs import TEMPLATES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.data import files
+from pipelines.data import blocks
 from pipelines.data.chat import ChatRenderer
 from pipelines.data.files import read_file
 from pipelines.data.formats import Unusable, content, normaliser, num_bytes, said
@@ -79,7 +79,7 @@ def test_every_conversation_keeps_what_is_said_and_who_said_it(name: str, turns:
 @QUICK
 def test_lines_of_json_come_back_whatever_they_hold(texts: list[str], block: int, packed: bool) -> None:
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "BLOCK", block)
+        patch.setattr(blocks, "BLOCK", block)
         raw = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts).encode()
         path = Path(folder) / ("a.jsonl.gz" if packed else "a.jsonl")
         path.write_bytes(gzip.compress(raw, 0) if packed else raw)

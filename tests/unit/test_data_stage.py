@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from data_jobs import run_data, write_jsonl
 
+from pipelines.data.row_writer import RowWriter
 from pipelines.data.rows import read_rows
 from pipelines.errors import DataError
-from pipelines.stages import data
 
 
 def split_rows(folder: Path, split: str) -> list[dict[str, Any]]:
@@ -65,7 +65,7 @@ def test_too_many_bad_rows_stop_the_job_with_reasons_counts_and_places(tmp_path:
 
 def test_a_source_without_rows_or_usable_rows_stops_the_job(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("\n\n")
-    with pytest.raises(DataError, match="no rows at all"):
+    with pytest.raises(DataError, match="empty_file: 1"):
         run_data(tmp_path / "d", [tmp_path / "a.jsonl"])
     (tmp_path / "b.jsonl").write_bytes(b"")
     with pytest.raises(DataError, match="empty_file: 1"):
@@ -174,8 +174,8 @@ def test_rows_of_the_world_that_are_in_training_leave_the_holdout(
 
 
 def test_large_rows_go_into_several_files_and_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data._Rows, "BATCH_BYTES", 100)
-    monkeypatch.setattr(data._Rows, "FILE_BYTES", 1_000)
+    monkeypatch.setattr(RowWriter, "BATCH_BYTES", 100)
+    monkeypatch.setattr(RowWriter, "FILE_BYTES", 1_000)
     output, _ = run_data(tmp_path / "d", [numbered(tmp_path / "a.jsonl", 500)], holdout=0.0)
     files = sorted(output.glob("train-*.parquet"))
     assert len(files) > 2

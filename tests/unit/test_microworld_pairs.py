@@ -33,7 +33,14 @@ def feels(text: str) -> str:
         good = is_good(report[1])
         return "positive" if good == (report[2] == "right") else "negative"
     said = said.removesuffix(".")
-    if " and " in said:
+    if " because " in said:
+        feeling, _, reason = said.partition(" because ")
+        assert is_good(feeling) == is_good(reason)
+        said = feeling
+    elif pair := re.fullmatch(r"(?:\w+ is|The \w+ are) (\w+) and (\w+)", said):
+        assert is_good(pair[1]) == is_good(pair[2])
+        said = pair[1]
+    elif " and " in said:
         (said,) = [part for part in said.split(" and ") if f"the {things[person]} " in part.lower()]
     elif said.startswith("Although "):
         said = said.partition(", ")[2]
@@ -56,6 +63,26 @@ def test_every_label_follows_from_its_text(split: str) -> None:
     assert {row["form"] for row in made("sentiment", split)} == set(s.FORMS)
 
 
+@pytest.mark.parametrize("split", ["train", "holdout"])
+def test_a_review_says_several_things_of_one_mood(split: str) -> None:
+    moods = Counter[bool]()
+    for row in made("reviews", split):
+        assert set(row) == {"text"}
+        act, *claims = re.findall(r"[^.]+", row["text"])
+        assert re.fullmatch(rf"Today \w+ (?:{'|'.join(v.VERBS)}) \w+ \w+", act) and 2 <= len(claims) <= 4
+        known = {word for stock in (s.QUALITIES, s.MOODS) for side in stock for word in side}
+        (mood,) = {is_good(word) for claim in claims for word in re.findall(r"\w+", claim) if word in known}
+        moods[mood] += 1
+        assert bool(facts(f"{act}.") & v.RESERVED) == (split == "holdout")
+    assert 0.45 < moods[True] / moods.total() < 0.55
+
+
+def test_no_word_is_good_and_bad() -> None:
+    words = [word for stock in (s.QUALITIES, s.MOODS) for side in stock for word in side]
+    assert len(set(words)) == len(words) == 131
+    assert not {*words} & {*v.PLACES, *v.OBJECTS, *v.VERBS, *v.PEOPLE}
+
+
 def facts(text: str) -> set[v.Fact]:
     return set(re.findall(rf"(\w+) (?:{'|'.join(v.VERBS)}) (\w+) (\w+)\.", text))
 
@@ -69,11 +96,11 @@ def test_what_the_person_does_is_known_from_training_or_reserved() -> None:
 
 def test_both_labels_are_as_frequent_in_every_form() -> None:
     for form in s.FORMS:
-        labels = [row["label"] for row in made("sentiment") if row["form"] == form]
+        labels = [row["label"] for row in made("sentiment", size=4_000) if row["form"] == form]
         assert 0.4 < labels.count("positive") / len(labels) < 0.6, form
 
 
-def test_words_without_their_order_are_right_about_three_quarters() -> None:
+def test_words_without_their_order_are_right_about_four_fifths() -> None:
     """Logistic regression on which words a text has."""
     words = sorted({word for row in made("sentiment") for word in re.findall(r"\w+", row["text"])})
     places = {word: place for place, word in enumerate(words)}
@@ -89,10 +116,10 @@ def test_words_without_their_order_are_right_about_three_quarters() -> None:
     for _ in range(200):
         weights += 2 * bags.T @ (labels - 1 / (1 + np.exp(-bags @ weights))) / len(labels)
     accuracy = ((new_bags @ weights > 0) == new_labels).mean()
-    assert 0.68 < accuracy < 0.81, accuracy
+    assert 0.75 < accuracy < 0.87, accuracy
     # One rule that needs the order: the last judgement decides.
     assert (
-        0.6 < np.mean([is_good(last(row["text"])) == (row["label"] == "positive") for row in made("sentiment")]) < 0.8
+        0.7 < np.mean([is_good(last(row["text"])) == (row["label"] == "positive") for row in made("sentiment")]) < 0.9
     )
 
 

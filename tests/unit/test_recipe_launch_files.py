@@ -133,7 +133,11 @@ def test_data_files_and_templates_are_looked_for_from_the_recipe(recipe: Path) -
     [
         ("mine/a.txt", "mine", "'mine' is a folder; name the files in it, for example mine/*.txt"),
         ("mine/a.txt", "mine/", "'mine/' is a folder; name the files in it, for example mine/*.txt"),
-        ("a.md", "*.md", "'a.md' is of no kind that is read; those are .csv, .json, .jsonl, .parquet, .tsv, .txt, "),
+        (
+            "a.doc",
+            "*.doc",
+            "'a.doc' is of no kind that is read; those are .arrow, .csv, .htm, .html, .json, .jsonl, .md, ",
+        ),
         ("a.gz", "a.gz", "'a.gz' is of no kind that is read; "),
         ("a\udcff.txt", "*.txt", "a\\udcff.txt' is not UTF-8; rename it"),
         ("a.txt", "a" * 300, f"no file matches '{'a' * 300}' (looked from ./)"),
@@ -148,9 +152,9 @@ def test_data_files_that_cannot_be_read_are_told_at_once(recipe: Path, file: str
 
 
 def test_files_of_the_holdout_and_without_a_header_are_looked_at_too(recipe: Path) -> None:
-    fields = "files: [a.tsv, b.jsonl], column_names: [text], holdout_files: [nowhere.txt, c.md]"
+    fields = "files: [a.tsv, b.jsonl], column_names: [text], holdout_files: [nowhere.txt, c.doc]"
     recipe.write_text(RECIPE.replace("builtin: microworld/text", fields))
-    for name in ("a.tsv", "b.jsonl", "c.md"):
+    for name in ("a.tsv", "b.jsonl", "c.doc"):
         Path(name).touch()
     told = [line.partition(": data.text.")[2] for line in problems(recipe)]
     assert sorted(line.partition(":")[0] for line in told) == ["column_names", "holdout_files[0]", "holdout_files[1]"]

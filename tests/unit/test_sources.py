@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from pipelines.data import files
-from pipelines.data.files import Item, read_file
+from pipelines.data import blocks
+from pipelines.data.blocks import Item
+from pipelines.data.files import read_file
 from pipelines.data.sources import read, read_builtin, read_holdout, read_hub
 from pipelines.errors import DataError, MachineError
 from pipelines.recipe.data import Dataset
@@ -160,13 +161,13 @@ def test_bad_lines_of_json_are_counted_and_the_next_is_read(tmp_path: Path) -> N
         ("not_an_object", 3),
         ("duplicate_key", 4),
         ("not_utf8", 5),
-        ("invalid_json", 7),
+        ("too_deep", 7),
         {"a": 1},
     ]
 
 
 def test_elements_of_a_json_array_have_their_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "BLOCK", 7)
+    monkeypatch.setattr(blocks, "BLOCK", 7)
     path = written(tmp_path / "a.json", '[\n {"a": 12345678},\n\n 17, {"b":\n [1, 2]},\n {"c": "x"}\n]\n')
     assert [(item.row or item.reason, item.line) for item in read_file(path)] == [
         ({"a": 12345678}, 2),
@@ -180,7 +181,7 @@ def test_elements_of_a_json_array_have_their_lines(tmp_path: Path, monkeypatch: 
 def test_a_number_that_goes_on_in_the_next_block_is_one_element(
     block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "BLOCK", block)
+    monkeypatch.setattr(blocks, "BLOCK", block)
     path = written(tmp_path / "a.json", '[1234567, {"a": 1}]')
     assert rows(path) == [("not_an_object", 1), {"a": 1}]
 
@@ -220,8 +221,8 @@ def test_frames_and_members_may_follow_one_another(tmp_path: Path) -> None:
 
 
 def test_huge_lines_are_dropped_without_being_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "LARGEST_ROW", 100)
-    monkeypatch.setattr(files, "BLOCK", 64)
+    monkeypatch.setattr(blocks, "LARGEST_ROW", 100)
+    monkeypatch.setattr(blocks, "BLOCK", 64)
     path = written(tmp_path / "a.txt", "a" * 100 + "\n" + "b" * 101 + "\n" + "c" * 1000 + "\nd\n")
     assert rows(path, separator="line") == [{"text": "a" * 100}, ("too_long", 2), ("too_long", 3), {"text": "d"}]
     assert rows(path) == [("too_long", 1)]
@@ -256,7 +257,7 @@ def test_files_come_in_the_given_order_once_each_and_up_to_the_limit(tmp_path: P
 
 def test_reading_starts_before_the_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream: the first row of a file is there although its end is damaged."""
-    monkeypatch.setattr(files, "BLOCK", 64)
+    monkeypatch.setattr(blocks, "BLOCK", 64)
     path = written(tmp_path / "a.txt.gz", noise(20_000))
     path.write_bytes(path.read_bytes()[:-9])
     assert next(read_file(path, "line")).line == 1

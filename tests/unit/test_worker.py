@@ -12,6 +12,7 @@ from tiny_recipe import only_data, planned
 
 from pipelines.errors import MachineError, of_the_machine
 from pipelines.plan.jobs import Job
+from pipelines.recipe.launch import Launch
 from pipelines.run import worker
 from pipelines.run.launcher import light_settings
 from pipelines.run.runner import ended
@@ -25,7 +26,7 @@ def job(tmp_path: Path) -> Job:
 
 @pytest.fixture
 def workdir(tmp_path: Path, job: Job) -> Path:
-    return ArtifactStore(tmp_path / "store").prepare(job, {}, light_settings().model_dump(mode="json"))
+    return ArtifactStore(tmp_path / "store").prepare(job, {}, light_settings(Launch()).model_dump(mode="json"))
 
 
 def outcome(workdir: Path, rank: int = 0) -> dict[str, Any]:
