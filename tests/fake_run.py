@@ -73,9 +73,10 @@ def fake_run(
     leave_out: tuple[str, ...] = (),
     evil: str = "",
     words: dict[str, Any] | None = None,
+    vocabulary: dict[str, Any] | None = None,
 ) -> None:
     """Publish an artifact for every job but those left out; `evil` is put wherever text of data or models may stand,
-    and `words` is what every evaluation found of embeddings."""
+    and `words` is what every evaluation found of embeddings, `vocabulary` what was measured beside a tokenizer."""
     done: dict[str, Artifact] = {}
     for number, job in enumerate(plan.jobs):
         if job.name in leave_out or any(item.job not in done for item in job.inputs.values()):
@@ -84,7 +85,9 @@ def fake_run(
         workdir = store.prepare(job, inputs, {})
         for part in ("output", "record"):
             (workdir / part).mkdir(exist_ok=True)
-        metrics = _output(job, workdir / "output", evil, words) | _record(job, workdir / "record")
+        if job.kind == "vocabulary":
+            (workdir / "output" / "vocabulary.json").write_text(json.dumps(vocabulary))
+        metrics = _output(job, workdir / "output", evil, words) | _record(job, workdir / "record", evil)
         done[job.name] = store.publish(job, inputs, metrics, _provenance(number))
 
 
@@ -128,7 +131,31 @@ def _evaluation(model: int, evil: str) -> dict[str, Any]:
     return {"model": "f" * 64, "settings": {}, "scores": scores, "samples": samples}
 
 
-def _record(job: Job, record: Path) -> dict[str, Any]:
+def measures(evil: str = "") -> dict[str, Any]:
+    """What a tokenizer job measured."""
+    length = {"bytes": 400_000, "bytes_per_token": 4.6312, "tokens_per_word": 1.2648}
+    counts = {"size": 1_000_000, "tokens": 215_926, "unused_share": 0.25, "rare_share": 0.05}
+    return (
+        length
+        | counts
+        | {
+            "vocab_size": 500,
+            "asked": 512,
+            "algorithm": "byte_level_bpe",
+            "sources": {"data.0": length, "data.1": length | {"bytes_per_token": 3.25}},
+            "languages": {"en": length, "de": length | {"bytes_per_token": 2.125}},
+            "failures": 0,
+            "texts": 400,
+            "unknown_share": 0.0,
+            "longest": [" kindergarten" + evil],
+            "examples": {"numbers": [" 12", "34", "\n" + evil]},
+        }
+    )
+
+
+def _record(job: Job, record: Path, evil: str = "") -> dict[str, Any]:
+    if job.kind == "tokenizer":
+        (record / "tokenizer.json").write_text(json.dumps(measures(evil)))
     if job.kind not in ("pretrain", "sft", "reward", "dpo", "ppo"):
         return {}
     rng, lines = random.Random(job.kind), []

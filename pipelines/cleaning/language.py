@@ -17,10 +17,16 @@ def identifier() -> Any:
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
-def language_fault(text: str, config: Language) -> str | None:
-    """What is wrong with the text's language."""
+def language_of(text: str) -> tuple[str, float]:
+    """(two letters of ISO 639, probability)"""
     start = max(0, (len(text) - SHOWN) // 2)
     language, probability = identifier().classify(text[start : start + SHOWN])
+    return str(language), float(probability)
+
+
+def language_fault(text: str, config: Language) -> str | None:
+    """What is wrong with the text's language."""
+    language, probability = language_of(text)
     if language not in config.keep:
         return f"language {language} ({probability:.2f})"
     if probability < config.min_probability:

@@ -52,7 +52,7 @@ class FastBpe:
         # A token that is added without being special is looked for in texts, even when control tokens are not.
         if not plain or pattern is None or not all(token["special"] for token in spec["added_tokens"]):
             return None
-        vocabulary, bytes_of = model["vocab"], _bytes_of_characters()
+        vocabulary, bytes_of = model["vocab"], bytes_of_characters()
         merged = [first + second for first, second in map(_both, model["merges"])]
         order = [*sorted(bytes_of, key=lambda character: vocabulary.get(character, -1)), *merged]
         ids = np.array([vocabulary.get(token, -1) for token in order])
@@ -108,7 +108,7 @@ def _pattern(spec: dict[str, Any]) -> str | None:
 
 
 @cache
-def _bytes_of_characters() -> dict[str, int]:
+def bytes_of_characters() -> dict[str, int]:
     """The character that stands for each byte in a byte-level vocabulary (GPT-2's encoder.py), by byte."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]

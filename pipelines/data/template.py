@@ -49,7 +49,8 @@ class Template:
         except jinja2.TemplateSyntaxError as error:
             raise DataError(f"{name}:{error.lineno}: {error.message}; correct the chat template") from None
         self.has_marks = bool(re.search(r"\{%-?\s*generation\s*-?%\}", source))
-        self.tokens = tuple(tokens) if tokens is not None else (*SPECIAL.values(), *self._spelled())
+        spelled = tokens if tokens is not None else (*special.values(), *self._spelled())
+        self.tokens = tuple(dict.fromkeys(spelled))
         longest_first = sorted(self.tokens, key=lambda token: (-len(token), token))
         self.token_pattern = re.compile("|".join(map(re.escape, longest_first)))
         self.end_of_turn = self._find_end_of_turn()
@@ -106,7 +107,7 @@ class Template:
         except DataError:
             pass  # Many templates know no system turn.
         found = dict.fromkeys(_SPELLED.findall(self.source) + _SPELLED.findall(rendered))
-        return [token for token in found if token not in SPECIAL.values()]
+        return [token for token in found if token not in self.special.values()]
 
     def _find_end_of_turn(self) -> str:
         rendered = self._render(_probe(1), False, ("", ""))

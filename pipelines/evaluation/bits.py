@@ -1,4 +1,4 @@
-"""Bits per byte on the holdout of a text dataset: the one loss that no tokenizer can flatter.
+"""Bits per byte on the holdout of a text dataset: the one loss that no tokenizer can flatter that keeps text.
 
 As lm-eval's rolling log-likelihoods, it counts the text and not the token that ends a document: whether a document ends
 here is a matter of format, and the first thing that fine-tuning on conversations changes.
@@ -14,6 +14,9 @@ from pipelines.evaluation import metrics
 from pipelines.evaluation.subject import Request, Subject
 from pipelines.recipe.evaluation import TaskConfig
 
+CHANGED = " of changed text"
+"""Stands in the name of a score whose tokenizer has `<unk>` or changes text: it says less than the text does, so it
+stands in no row with others."""
 LIMIT = 1000
 """Documents scored where the recipe names no limit."""
 
@@ -51,7 +54,7 @@ def score_bits(subject: Subject, config: TaskConfig, folder: Path) -> list[dict[
     value, stderr = metrics.ratio(bits, sizes)
     return [
         {
-            "task": f"bits_per_byte/{config.data}",
+            "task": f"bits_per_byte/{config.data}" + CHANGED * subject.tokens.changes_text,
             "metric": "bits_per_byte",
             "value": value,
             "stderr": stderr,

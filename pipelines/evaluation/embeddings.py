@@ -4,7 +4,6 @@ The vector of a word is the mean of the vectors of its pieces, as the tokenizer 
 BPE that adds no space of its own, the form with a leading space.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -87,9 +86,8 @@ class WordVectors:
     @cached_property
     def _needs_space(self) -> bool:
         """Whether a word inside a text begins with a space that the tokenizer does not put there by itself."""
-        given = json.loads(self.tokenizer.to_str())["pre_tokenizer"] or {}
-        parts = given.get("pretokenizers", [given])
-        return any(part.get("type") == "ByteLevel" and not part["add_prefix_space"] for part in parts)
+        cut = self.tokenizer.pre_tokenizer
+        return cut is not None and cut.pre_tokenize_str("word")[-1][0] != cut.pre_tokenize_str("a word")[-1][0]
 
     @cached_property
     def _vocabulary_units(self) -> Array:

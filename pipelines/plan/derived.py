@@ -9,7 +9,9 @@ from pipelines.recipe.base import ArtifactKind, OutsideModel
 from pipelines.recipe.data import Dataset, Format
 from pipelines.recipe.kinds import starts_from
 from pipelines.recipe.root import Recipe
-from pipelines.recipe.stages import StageConfig
+from pipelines.recipe.stages import TokenizerStage
+from pipelines.recipe.tokenizer import Reference
+from pipelines.recipe.training import StageConfig
 
 Source = str | OutsideModel
 """What a stage may start from: a stage's name, or a model made elsewhere."""
@@ -42,6 +44,25 @@ class ModelJob(StageConfig):
 
     def meaning(self) -> dict[str, Any]:
         return {name: value for name, value in super().meaning().items() if name != "uses"}
+
+
+class VocabularyJob(StageConfig):
+    """Derived from a tokenizer stage that names others or sizes to be measured beside it: it only feeds the report, so
+    that neither makes a tokenizer again."""
+
+    produces = ArtifactKind.VOCABULARY
+    kind: Literal["vocabulary"] = "vocabulary"
+    tokenizer: TokenizerStage
+    """How those of other sizes are trained."""
+    compare: tuple[Reference, ...] = ()
+    sweep: tuple[int, ...] = ()
+
+
+def outside_tokenizers(recipe: Recipe) -> Iterator[tuple[str, Reference]]:
+    """(stage, tokenizer made elsewhere that it takes over or is compared with)"""
+    for name, stage in recipe.stages.items():
+        if isinstance(stage, TokenizerStage):
+            yield from ((name, reference) for reference in (stage.source, *stage.compare) if reference is not None)
 
 
 def outside_models(recipe: Recipe) -> Iterator[OutsideModel]:

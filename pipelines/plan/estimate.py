@@ -6,6 +6,7 @@ from typing import Any
 from pipelines.plan.jobs import Job, Plan
 from pipelines.recipe.model import GATED, ModelConfig
 from pipelines.recipe.own_model import OwnModel
+from pipelines.recipe.root import AnyModel
 from pipelines.recipe.stages import TokenizerStage
 from pipelines.recipe.training import FromModelStage, TrainStage
 
@@ -37,9 +38,12 @@ def estimate(plan: Plan, job: Job) -> Estimate:
     if isinstance(model, OwnModel):  # nobody knows its size before it is built
         return Estimate(tokens=_tokens(config, config.max_length or model.max_position_embeddings))
     tokenizers = [stage for stage in plan.recipe.stages.values() if isinstance(stage, TokenizerStage)]
-    vocab_size = max((stage.vocab_size for stage in tokenizers), default=0)
-    size = parameters(model, vocab_size)
     tokens = _tokens(config, config.max_length or model.max_position_embeddings)
+    sizes = [stage.vocab_size for stage in tokenizers if stage.vocab_size is not None]
+    if len(sizes) < len(tokenizers):  # known once the tokenizer is there
+        return Estimate(tokens=tokens)
+    vocab_size = max(sizes, default=0)
+    size = parameters(model, vocab_size)
     return Estimate(
         parameters=size,
         tokens=tokens,
@@ -88,18 +92,30 @@ def parameters(model: ModelConfig, vocab_size: int) -> int:
     if model.num_experts is not None:
         feed_forward *= model.num_experts + model.num_shared_experts
         feed_forward += hidden * model.num_experts  # the router
-    stacks, layers = 1, model.num_hidden_layers * (attention + feed_forward)
+    stacks, layers = _stacks(model), model.num_hidden_layers * (attention + feed_forward)
     if model.architecture == "encoder_decoder":
-        stacks = 2
         layers += model.num_hidden_layers * attention  # to the encoder
         layers += (model.num_encoder_layers or model.num_hidden_layers) * (attention + feed_forward)
-    tables = (1 if model.share_embeddings else stacks) + (0 if model.tie_word_embeddings else 1)
-    embeddings = (vocab_size * tables + model.type_vocab_size * stacks) * hidden
+    embeddings = (vocab_size * _tables(model) + model.type_vocab_size * stacks) * hidden
     if model.position_embedding == "learned":
         embeddings += model.max_position_embeddings * hidden * stacks
     elif model.position_embedding == "relative_bias":
         embeddings += model.relative_attention_num_buckets * heads * stacks
     return layers + embeddings + (hidden * hidden if model.head_transform else 0)
+
+
+def embedding_parameters(model: AnyModel | None, vocab_size: int) -> int | None:
+    """What so many entries cost, in embeddings and in a head of its own; None where there is no model of our blocks."""
+    return vocab_size * _tables(model) * model.hidden_size if isinstance(model, ModelConfig) else None
+
+
+def _stacks(model: ModelConfig) -> int:
+    return 2 if model.architecture == "encoder_decoder" else 1
+
+
+def _tables(model: ModelConfig) -> int:
+    """Arrays with a row for each entry."""
+    return (1 if model.share_embeddings else _stacks(model)) + (0 if model.tie_word_embeddings else 1)
 
 
 def active_parameters(model: ModelConfig, vocab_size: int) -> int:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from pipelines.errors import Problem, RecipeError
-from pipelines.plan.derived import DataJob, ModelJob, TokensJob
+from pipelines.plan.derived import DataJob, ModelJob, TokensJob, VocabularyJob
 from pipelines.plan.files import format_of
 from pipelines.recipe.base import Consumes, LocalFile, Reads, Section
 from pipelines.recipe.evaluation import REWARD_FUNCTIONS, EvaluateStage
@@ -23,6 +23,7 @@ JobConfig = Annotated[
     DataJob
     | ModelJob
     | TokensJob
+    | VocabularyJob
     | TokenizerStage
     | PretrainStage
     | FinetuneStage

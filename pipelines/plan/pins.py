@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import DataError, MachineError
-from pipelines.plan.derived import outside_models
+from pipelines.plan.derived import outside_models, outside_tokenizers
 from pipelines.recipe.lock import read_lock, write_lock
 from pipelines.recipe.root import Recipe
 
@@ -18,6 +18,7 @@ def pin(recipe: Recipe, path: Path) -> Pins:
     pins = read_lock(path)
     wanted = {dataset.hub for dataset in recipe.data.values() if dataset.hub and not dataset.revision}
     wanted |= {model_key(model.hub) for model in outside_models(recipe) if model.hub and not model.revision}
+    wanted |= {model_key(other.hub) for _, other in outside_tokenizers(recipe) if other.hub and not other.revision}
     missing = sorted(wanted - set(pins))
     if missing:
         pins |= {repository: {"revision": _newest_commit(repository)} for repository in missing}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipelines.errors import KeyPath, Problem, RecipeError
 from pipelines.plan.derived import (
@@ -10,6 +10,7 @@ from pipelines.plan.derived import (
     ModelJob,
     Source,
     TokensJob,
+    VocabularyJob,
     first_user,
     outside_models,
     starts_outside,
@@ -23,15 +24,17 @@ from pipelines.recipe.evaluation import REWARD_FUNCTIONS, TASKS, EvaluateStage
 from pipelines.recipe.finetune import FinetuneStage
 from pipelines.recipe.model import ModelConfig
 from pipelines.recipe.own_model import OwnModel, definitions_of
-from pipelines.recipe.paths import chat_template, expand, model_files
+from pipelines.recipe.paths import chat_template, expand, model_files, tokenizer_files
 from pipelines.recipe.root import Recipe
 from pipelines.recipe.stages import PpoStage, PretrainStage, TokenizerStage
 from pipelines.recipe.task_files import find_task
+from pipelines.recipe.tokenizer import Reference
 from pipelines.recipe.tree import format_path
 from pipelines.recipe.word_files import word_files
 
 Digest = Callable[[Path], str]
 Position = Callable[[KeyPath], tuple[str, int, int]]
+R = TypeVar("R", bound=Reference)
 
 
 def make_plan(
@@ -49,6 +52,7 @@ def make_plan(
     planner = _Planner(recipe, path, digest, pins, position or (lambda key: (str(path), 1, 1)))
     for stage in recipe.stages:
         planner.stage(stage)
+        planner.vocabulary(stage)
     if planner.problems:
         raise RecipeError(planner.problems)
     return Plan(recipe, path, tuple(planner.jobs.values()))
@@ -80,6 +84,9 @@ class _Planner:
         files = {}
         if isinstance(config, TokenizerStage):
             files = self._template(name, config.chat_template)
+            if config.source is not None:
+                source, found = self._reference(("stages", name, "source"), config.source)
+                config, files = config.model_copy(update={"source": source}), files | found
         elif (
             self.recipe.model
             and not starts_outside(self.recipe, name)
@@ -131,7 +138,45 @@ class _Planner:
         return {"model": model.model_copy(update={"python": str(file)}), "code": definitions_of(file)}
 
     def _tokenizer_inputs(self, config: TokenizerStage) -> dict[str, Input]:
-        return _mixed([_read(self._data(name), share) for name, share in config.data.items()])
+        if config.source is not None:
+            return {}
+        return self._datasets(config)
+
+    def _datasets(self, config: TokenizerStage) -> dict[str, Input]:
+        return _mixed([_read(self._data(name), share) for name, share in (config.data or {}).items()])
+
+    def vocabulary(self, name: str) -> None:
+        """The job that measures a tokenizer beside others, where its stage names some."""
+        stage = self.recipe.stages[name]
+        if not isinstance(stage, TokenizerStage) or not stage.data:
+            return
+        if not (stage.compare or stage.sweep or stage.source):
+            return
+        references, files, named = [], dict[str, str](), dict[str, str]()
+        for index, reference in enumerate(stage.compare):
+            found, of_it = self._reference(("stages", name, "compare", index), reference)
+            references.append(found)
+            files |= of_it
+            named |= {f"compare.{index}.{number}": path for number, path in enumerate(of_it)}
+        config = VocabularyJob(tokenizer=stage, compare=tuple(references), sweep=stage.sweep)
+        inputs = {"tokenizer": _read(self.stage(name)[0])} | self._datasets(stage)
+        self._add(f"vocabulary-{name}", name, config, inputs, files, named_files=named)
+
+    def _reference(self, key: KeyPath, reference: R) -> tuple[R, dict[str, str]]:
+        """A tokenizer made elsewhere with its commit or its whole path, and its files."""
+        if reference.path is not None:
+            path = self.path.resolve().parent / reference.path
+            files = {str(file): self.digest(file) for file in tokenizer_files(path)}
+            if not files:
+                self._note((*key, "path"), f"'{reference.path}' is neither a folder with tokenizer.json nor a file")
+            return reference.model_copy(update={"path": str(path)}), files
+        if reference.revision or self.pins is None:
+            return reference, {}
+        pinned = self.pins.get(model_key(reference.hub or ""))
+        if pinned is None:
+            self._note(key, f"the commit of '{reference}' is not pinned yet; `make data` pins it")
+            return reference, {}
+        return reference.model_copy(update={"revision": pinned["revision"]}), {}
 
     def _inputs(self, name: str, config: Any) -> dict[str, Input]:
         """Where weights start, the tokenizer of fresh ones, what is rewarded, and the tokens of the mixture."""

@@ -59,6 +59,7 @@ class ArtifactKind(StrEnum):
     DATASET = "dataset"
     TOKENS = "tokens"
     TOKENIZER = "tokenizer"
+    VOCABULARY = "vocabulary"
     CAUSAL_LM = "causal_lm"
     MASKED_LM = "masked_lm"
     SEQ2SEQ_LM = "seq2seq_lm"

@@ -68,6 +68,21 @@ def model_files(folder: Path) -> list[Path]:
     return sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
 
 
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("config.json", "chat_template.jinja"),
+)
+"""What is read of a tokenizer made elsewhere."""
+
+
+def tokenizer_files(path: Path) -> list[Path]:
+    """Files that decide what a tokenizer is: one of ranks, or those of a folder. Empty where there is none."""
+    if is_file(path):
+        return [path]
+    found = [path / name for name in TOKENIZER_FILES if is_file(path / name)]
+    return sorted(found) if is_file(path / TOKENIZER_FILES[0]) else []
+
+
 def missing_of_model(folder: Path) -> str:
     """What a folder lacks to be a model's; empty where nothing."""
     names = [path.name for path in model_files(folder)]

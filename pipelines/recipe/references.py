@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from pipelines.errors import DataError, KeyPath
 from pipelines.recipe import paths
@@ -16,6 +17,7 @@ from pipelines.recipe.outline import UNKNOWN, Fault, Outline, given
 from pipelines.recipe.outside import fault_in
 from pipelines.recipe.stages import PpoStage, TokenizerStage
 from pipelines.recipe.task_files import find_task
+from pipelines.recipe.tokenizer import Reference
 from pipelines.recipe.training import StageConfig, TrainStage
 from pipelines.recipe.word_files import READERS
 from pipelines.recipe.words import did_you_mean
@@ -32,6 +34,7 @@ def find_wrong_references(outline: Outline, recipe_path: Path) -> Iterator[Fault
         match stage:
             case TokenizerStage():
                 yield from _chat_template(at, stage, recipe_path)
+                yield from _outside_tokenizers(at, stage, recipe_path)
             case TrainStage():
                 yield from _lengths(at, stage, outline)
                 for index, phase in enumerate(given(stage, "phases") or ()):
@@ -126,6 +129,18 @@ def _chat_template(at: KeyPath, stage: TokenizerStage, recipe_path: Path) -> Ite
             f"there is no template '{name}': neither a file beside the recipe nor one of {', '.join(known)}"
             f"{did_you_mean(name, known)}",
         )
+
+
+def _outside_tokenizers(at: KeyPath, stage: TokenizerStage, recipe_path: Path) -> Iterator[Fault]:
+    """Folders and files that are to be tokenizers, and are none."""
+    sources: list[tuple[KeyPath, Any]] = [((*at, "source"), given(stage, "source"))]
+    sources += [((*at, "compare", index), other) for index, other in enumerate(given(stage, "compare") or ())]
+    for where, reference in sources:
+        path = given(reference, "path") if isinstance(reference, Reference) else None
+        if not path or paths.tokenizer_files(recipe_path.resolve().parent / path):
+            continue
+        what = "no such file" if path.endswith(".tiktoken") else "no folder with tokenizer.json"
+        yield Fault((*where, "path"), f"'{path}' is {what} (looked from {recipe_path.parent}/)")
 
 
 # --- stages -------------------------------------------------------------------------------------------------------
@@ -237,8 +252,8 @@ def _names(outline: Outline) -> Iterator[Fault]:
         for model in given(stage, "models") or ()
     }
     for name in outline.stage_names:
-        if name.startswith(("data-", "tokens-", "model-")):
-            taken = "model-" if name.startswith("model-") else "data- or tokens-"
+        if name.startswith(("data-", "tokens-", "model-", "vocabulary-")):
+            taken = next((start for start in ("model-", "vocabulary-") if name.startswith(start)), "data- or tokens-")
             yield Fault(("stages", name), f"names that start with {taken} are taken; choose another", at_key=True)
         elif name in scored:
             message = f"is also the name of the job that stage '{scored[name]}' makes; choose another"

@@ -110,12 +110,19 @@ def _loosen(definitions: Schema) -> None:
     evaluate["tasks"] = _or_item(evaluate["tasks"] | {"items": task}, task)
     words = definitions["TaskConfig"]["properties"]["words"]
     definitions["TaskConfig"]["properties"]["words"] = _or_item(words, words["items"])
-    size = definitions["TokenizerStage"]["properties"]["max_bytes"]
-    definitions["TokenizerStage"]["properties"]["max_bytes"] = {"description": size["description"], **_SIZE}
+    _loosen_tokenizer(definitions["TokenizerStage"]["properties"])
     launches = definitions["Launch"]["properties"]["stages"]
     definitions["Launch"]["properties"]["stages"] = _named(
         launches, _or_word({"$ref": "#/definitions/StageLaunch"}, "a launch file")
     )
+
+
+def _loosen_tokenizer(fields: Schema) -> None:
+    fields["max_bytes"] = {"description": fields["max_bytes"]["description"], **_SIZE}
+    count = {"anyOf": [fields["sweep"]["items"], {"type": "string", "pattern": r"^\s*[0-9][0-9_]*\s*[kM]\s*$"}]}
+    fields["sweep"] |= {"items": count}
+    for name in ("normalizer", "special_tokens", "compare", "sweep"):
+        fields[name] = _or_item(fields[name], fields[name]["items"])
 
 
 def _named(schema: Schema, entry: Schema) -> Schema:

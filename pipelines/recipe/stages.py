@@ -7,10 +7,8 @@ from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, Pos
 
 from pipelines.recipe.base import (
     ArtifactKind,
-    Bytes,
     Duration,
     LanguageModelRef,
-    LocalFile,
     TokenizerRef,
 )
 from pipelines.recipe.data import (
@@ -18,35 +16,12 @@ from pipelines.recipe.data import (
     PreferenceMixture,
     PromptMixture,
     TextMixture,
-    TokenizerMixture,
 )
 from pipelines.recipe.evaluation import EvaluateStage, RewardFunc
 from pipelines.recipe.finetune import FinetuneStage
 from pipelines.recipe.mixture import Caps, LengthWarmup, PhasesField, faults_of
-from pipelines.recipe.training import Fraction, FromModelStage, StageConfig, TrainStage, no_rollouts
-
-
-class TokenizerStage(StageConfig):
-    """Train a tokenizer on the text of datasets."""
-
-    produces = ArtifactKind.TOKENIZER
-    kind: Literal["tokenizer"]
-    algorithm: Literal["byte_level_bpe"] = "byte_level_bpe"
-    """byte_level_bpe knows all 256 bytes, so every text can be encoded and given back unchanged."""
-    vocab_size: Annotated[int, Field(ge=260, le=10_000_000)]
-    """Entries, special tokens included."""
-    data: TokenizerMixture
-    """Datasets to learn from; shares are of bytes."""
-    chat_template: Annotated[str, LocalFile()] = "chatml"
-    """A file in recipes/chat_templates (without .jinja), or a path relative to the recipe."""
-    add_bos_token: bool = True
-    """Start every document and conversation with the BOS token, in training, generation and evaluation alike."""
-    mask_token: bool = False
-    """Have a token `<mask>`, for masked_lm."""
-    num_sentinels: Annotated[int, Field(ge=0, le=1000)] = 0
-    """Tokens `<extra_id_0>`, `<extra_id_1>`, ... that stand for cut out spans, for span_corruption (T5 has 100)."""
-    max_bytes: Bytes = 500_000_000
-    """Most text to learn from: counts of the trainer overflow on huge corpora."""
+from pipelines.recipe.tokenizer import TokenizerStage
+from pipelines.recipe.training import Fraction, FromModelStage, TrainStage, no_rollouts
 
 
 class PretrainStage(TrainStage):

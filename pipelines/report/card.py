@@ -18,6 +18,8 @@ def markdown(report: Report) -> str:
     if report.scores:
         parts.append(LEGEND)
     parts += ["## Stages", _stages(report)]
+    if report.tokenizers:
+        parts += ["## Tokenizer", _tokenizers(report)]
     if report.data:
         parts += ["## Data", _data(report)]
     return "\n\n".join(parts) + "\n"
@@ -43,6 +45,24 @@ def _stages(report: Report) -> str:
         for stage in report.stages
     ]
     return _table(["stage", "kind", "state", "wall time", "tokens/s"], rows)
+
+
+def _tokenizers(report: Report) -> str:
+    rows = [
+        [
+            _plain(one.name),
+            f"{one.vocab_size:,}" + (f" ({one.asked:,} asked)" if one.asked else ""),
+            f"{one.bytes_per_token:.2f}",
+            f"{one.tokens_per_word:.2f}",
+            f"{one.unused_share:.0%}",
+            f"{one.failures:,} of {one.texts:,}",
+            f"{one.embedding_parameters or 0:,}",
+        ]
+        for facts in report.tokenizers
+        for one in facts.vocabularies
+    ]
+    head = ["tokenizer", "entries", "bytes/token", "tokens/word", "unused", "changed texts", "embedding parameters"]
+    return _table(head, rows)
 
 
 def _data(report: Report) -> str:

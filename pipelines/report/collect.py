@@ -9,10 +9,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipelines.plan.jobs import Job, Plan
+from pipelines.report.tokenizers import TokenizerFacts, tokenizers
 from pipelines.store.artifacts import Artifact, ArtifactStore, Found, survey
 from pipelines.store.durable import write_json
 
-FORMAT = 2
+FORMAT = 3
 """Raise it when the same artifacts would now give another report."""
 NAMES = ("report.json", "report.md", "report.html")
 SETTINGS = (
@@ -161,6 +162,7 @@ class Report(Fact):
     uses: list[UseFacts]
     samples: list[SampleFacts]
     words: list[WordFacts] = []
+    tokenizers: list[TokenizerFacts] = []
     provenance: dict[str, Any]
     """Of the job that finished last: versions, commit, machine."""
 
@@ -221,6 +223,7 @@ def collect(plan: Plan, store: ArtifactStore) -> Report:
         data=[_data(job, artifact, _tokens(plan, job, done)) for job, artifact in finished if job.kind == "data"],
         uses=[use for job, artifact in finished for use in _uses(plan, job, artifact)],
         samples=_unique(sample for job, artifact in scored for sample in _samples(job, artifact)),
+        tokenizers=tokenizers(plan, done),
         words=[word for job, artifact in scored for word in _words(job, artifact)],
         provenance=dict(newest.provenance) if newest else {},
     )

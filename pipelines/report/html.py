@@ -10,9 +10,9 @@ from markupsafe import Markup
 from pipelines.report import lineage
 from pipelines.report.collect import MODELS, Report, SampleFacts, StageFacts
 from pipelines.report.figures import seconds_text, short
-from pipelines.report.plots import maps, plots
+from pipelines.report.plots import maps, plots, vocabularies
 from pipelines.report.table import LEGEND, tables
-from pipelines.report.text import visible
+from pipelines.report.text import signs, visible
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 LONGEST_SAMPLE = 2000
@@ -25,7 +25,7 @@ def page(report: Report) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.finalize = lambda value: visible(value) if type(value) is str else value
-    environment.filters |= {"seconds": seconds_text, "short": short}
+    environment.filters |= {"seconds": seconds_text, "short": short, "signs": signs}
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
         report=report,
@@ -36,6 +36,7 @@ def page(report: Report) -> str:
         box={"width": lineage.WIDTH, "height": lineage.HEIGHT},
         plots=[(plot, Markup(plot.svg)) for plot in plots(report)],
         maps=[(plot, Markup(plot.svg)) for plot in maps(report)],
+        vocabularies=[(plot, Markup(plot.svg)) for plot in vocabularies(report)],
         samples=_samples(report),
         trained=[stage for stage in report.stages if stage.kind in MODELS],
         versions=report.provenance.get("versions", {}),

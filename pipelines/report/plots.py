@@ -14,12 +14,15 @@ from typing import Any
 
 from pipelines.report import floor
 from pipelines.report.collect import Report, StageFacts, WordFacts
-from pipelines.report.figures import thinned
+from pipelines.report.figures import short, thinned
 from pipelines.report.text import visible
+from pipelines.report.tokenizers import TokenizerFacts
 
 INK = "#010203"
 """Stands for the page's own text colour, whatever that is."""
 BLUE, ORANGE, GREY = "#4c86c6", "#d9822b", "#8a8f98"
+MARKS = "sD^vP*Xd"
+SHADES = (BLUE, ORANGE, GREY, "#5a9e6f", "#9a6fb0", "#c2607a", "#a58a3c", "#4aa3a8")
 POINTS = 300
 SIZE = (4.6, 2.35)
 MAP_SIZE = (4.6, 3.6)
@@ -64,6 +67,17 @@ def plots(report: Report) -> list[Plot]:
 def maps(report: Report) -> list[Plot]:
     """Words of every model that was asked for its embeddings, on their two principal components."""
     return [Plot(words.stage, "words by their embeddings", _map(words)) for words in report.words]
+
+
+def vocabularies(report: Report) -> list[Plot]:
+    """Bytes per token by vocabulary size, and by dataset where there is something to compare."""
+    found = []
+    for facts in report.tokenizers:
+        if facts.sweep:
+            found.append(Plot(facts.stage, "bytes per token by vocabulary size", _sizes(facts)))
+        if len(facts.datasets) * len(facts.vocabularies) > 1:
+            found.append(Plot(facts.stage, "bytes per token by dataset", _lengths(facts)))
+    return found
 
 
 def _loss(stage: StageFacts, lines: Sequence[dict[str, Any]], report: Report) -> Plot | None:
@@ -200,6 +214,39 @@ def _map(words: WordFacts) -> str:
         axes.margins(0.12)
         axes.set_xlabel(f"{words.explained[0]:.0%} of the variance")
         axes.set_ylabel(f"{words.explained[1]:.0%}")
+        return finished()
+
+
+def _sizes(facts: TokenizerFacts) -> str:
+    own = facts.vocabularies[0]
+    with _figure() as (axes, finished):
+        sizes = [size.vocab_size for size in facts.sweep]
+        values = [size.bytes_per_token for size in facts.sweep]
+        axes.plot(sizes, values, "o-", color=BLUE, linewidth=1.5, markersize=3.5, label="a part of the text")
+        for number, one in enumerate(facts.vocabularies):
+            label, colour = visible(one.name), ORANGE if one is own else GREY
+            axes.plot([one.vocab_size], [one.bytes_per_token], MARKS[number % len(MARKS)], color=colour, label=label)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda size, _: short(size))
+        axes.set_xlabel("entries")
+        axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.5)
+        axes.legend(frameon=False, loc="best", handlelength=1.4)
+        return finished()
+
+
+def _lengths(facts: TokenizerFacts) -> str:
+    shown, thick = facts.datasets[:12], 0.8 / len(facts.vocabularies)
+    with _figure() as (axes, finished):
+        for number, one in enumerate(facts.vocabularies):
+            places = [place + number * thick for place in range(len(shown))]
+            values = [one.sources[name].bytes_per_token for name in shown]
+            label, colour = visible(one.name), SHADES[number % len(SHADES)]
+            axes.barh(places, values, thick, align="edge", color=colour, label=label)
+        axes.set_yticks([place + 0.4 for place in range(len(shown))], [visible(name) for name in shown])
+        axes.invert_yaxis()
+        axes.grid(axis="x", color=GREY, alpha=0.25, linewidth=0.5)
+        if len(facts.vocabularies) > 1:
+            axes.legend(frameon=False, loc="best", handlelength=1.0)
         return finished()
 
 

@@ -5,6 +5,11 @@ import unicodedata
 KEPT = "\n\t"
 
 
+def signs(text: str) -> str:
+    """Spaces, tabs and line ends as signs, where it matters which of them stand there."""
+    return text.replace(" ", "·").replace("\t", "⇥").replace("\n", "⏎").replace("\r", "␍")
+
+
 def visible(text: str) -> str:
     """Control, formatting (bidi among them), private and lone surrogate characters as `⟨U+202E⟩`."""
     return "".join(

@@ -71,6 +71,7 @@ STAGES: Mapping[str, str] = {
     "model": "pipelines.stages.model",
     "tokenizer": "pipelines.stages.tokenizer",
     "tokens": "pipelines.stages.tokens",
+    "vocabulary": "pipelines.stages.vocabulary",
     "pretrain": "pipelines.stages.pretrain",
     "finetune": "pipelines.stages.finetune",
     "sft": "pipelines.stages.sft",

@@ -1,119 +1,212 @@
-"""The tokenizer stage: byte-level BPE over a sample of the data, saved as transformers loads it."""
+"""The tokenizer stage: a tokenizer trained on a sample of the data, or taken over, saved as transformers loads it."""
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, processors
 
 from pipelines.data.chat import INFO, TEMPLATE, TOKENIZER
-from pipelines.data.formats import said
-from pipelines.data.rows import read_rows
 from pipelines.data.template import SPECIAL, Template
 from pipelines.errors import DataError
 from pipelines.recipe.stages import TokenizerStage
+from pipelines.recipe.tokenizer import SWEPT
 from pipelines.stages.base import Metrics, StageContext
+from pipelines.stages.tokenizer_families import UNK_TOKEN, train
+from pipelines.stages.tokenizer_measures import (
+    HELD_OUT_CHARACTERS,
+    PROBE_BYTES,
+    measured,
+    require_control_apart,
+    require_frequent_words,
+    require_round_trip,
+)
+from pipelines.stages.tokenizer_sample import Sample, held_out
 
 MASK_TOKEN = "<mask>"
-REPEATS = 10
-"""How often a small dataset may be repeated to reach its share, before the others are cut instead."""
-PROBE_CHARACTERS = 1_000_000
-"""Text on which a finished tokenizer is measured."""
+MEASURES = "tokenizer.json"
+"""What the report shows, in the artifact's record."""
 
 
 def run(ctx: StageContext) -> Metrics:
-    """Learn merges from the mixture, wrap them with special tokens and a chat template."""
+    """Learn from the mixture, wrap with control tokens and a chat template; or the same around a finished tokenizer."""
     config = ctx.job.config
     assert isinstance(config, TokenizerStage)
-    template = chat_template(Path(next(iter(ctx.job.files))), add_bos_token=config.add_bos_token)
+    ctx.output.mkdir(parents=True, exist_ok=True)
+    if config.source is not None:
+        return _take_over(ctx, config)
+    template = chat_template(_template_file(ctx), add_bos_token=config.add_bos_token)
+    extra = extra_tokens(config, template)
     sample = Sample([(ctx.inputs[role], share) for role, share in ctx.job.mixture], config.max_bytes)
-    extra = extra_tokens(config)
-    tokenizer = train(iter(sample), vocab_size=config.vocab_size, special_tokens=[*template.tokens, *extra])
+    tokenizer = train(config, sample, [*template.tokens, *extra])
     if config.add_bos_token:
         add_bos(tokenizer)
-    ctx.output.mkdir(parents=True, exist_ok=True)
-    info = save(ctx.output, tokenizer, template, add_bos_token=config.add_bos_token, extra_tokens=extra)
-    measures = _measures(tokenizer, sample)
-    return {"vocab_size": info["vocab_size"], "vocab_size_asked": config.vocab_size, "bytes": sample.bytes, **measures}
+    info = save(
+        ctx.output,
+        tokenizer,
+        template,
+        add_bos_token=config.add_bos_token,
+        extra_tokens=extra,
+        changes_text=not config.keeps_text,
+    )
+    _say(config, sample, info["vocab_size"])
+    require_control_apart(tokenizer, [*template.tokens, *extra])
+    shown = list(sample.part(PROBE_BYTES))
+    if config.keeps_text:
+        require_round_trip(tokenizer, shown)
+    words = require_frequent_words(tokenizer, shown) if config.algorithm in SWEPT else {}
+    sources = {role: held_out(ctx.inputs[role], HELD_OUT_CHARACTERS) for role, _ in ctx.job.mixture}
+    facts = measured(tokenizer, shown, sources)
+    write_measures(ctx.record, facts | {"asked": config.vocab_size, "algorithm": config.algorithm})
+    return {
+        "vocab_size": info["vocab_size"],
+        "vocab_size_asked": config.vocab_size or info["vocab_size"],
+        "bytes": sample.bytes,
+        "bytes_available": sample.available,
+        **{name: facts[name] for name in ("bytes_per_token", "tokens_per_word", "unused_share", "rare_share")},
+        **words,
+        "round_trip_failures": facts["failures"],
+    }
 
 
-def chat_template(path: Path, *, add_bos_token: bool) -> Template:
-    """The template of a file, made to agree with the policy on BOS, so that everyone who renders it gets our ids."""
-    source = path.read_text(encoding="utf-8")
-    template = Template(source, name=str(path))
+def _say(config: TokenizerStage, sample: Sample, size: int) -> None:
+    """What was asked for and is not so, with both numbers."""
+    if sample.bytes >= config.max_bytes and sample.available > sample.bytes:
+        print(f"notice: learnt from {sample.bytes:,} of {sample.available:,} bytes (max_bytes)", flush=True)
+    if config.vocab_size is None or size == config.vocab_size:
+        return
+    if size > config.vocab_size:
+        raise DataError(f"the vocabulary has {size} entries, and vocab_size is {config.vocab_size}; raise vocab_size")
+    print(f"notice: vocab_size {config.vocab_size}, but the text gave only {size} entries", flush=True)
+
+
+def write_measures(record: Path, facts: Mapping[str, Any]) -> None:
+    record.mkdir(parents=True, exist_ok=True)
+    (record / MEASURES).write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def _template_file(ctx: StageContext) -> Path:
+    """It comes before the files of a tokenizer that is taken over."""
+    return Path(next(iter(ctx.job.files)))
+
+
+def chat_template(
+    path: Path,
+    *,
+    add_bos_token: bool,
+    source: str | None = None,
+    special: Mapping[str, str] = SPECIAL,
+    tokens: Sequence[str] | None = None,
+) -> Template:
+    """The template of a file, or `source`, made to agree with the policy on BOS, so that everyone who renders it gets
+    our ids."""
+    source = path.read_text(encoding="utf-8") if source is None else source
+    template = Template(source, name=str(path), special=special, tokens=tokens)
     if template.writes_bos and not add_bos_token:
         raise DataError(
             f"{path}: writes the BOS token, but add_bos_token is false; set it to true, or correct the file"
         )
     if add_bos_token and not template.writes_bos:
-        return Template("{{- bos_token }}" + source, name=str(path))
+        return Template("{{- bos_token }}" + source, name=str(path), special=special, tokens=tokens)
     return template
 
 
-def extra_tokens(config: TokenizerStage) -> list[str]:
-    """Special tokens of objectives: the mask, and those that stand for spans."""
-    return [MASK_TOKEN] * config.mask_token + [f"<extra_id_{number}>" for number in range(config.num_sentinels)]
+def extra_tokens(config: TokenizerStage, template: Template, mask_token: str = MASK_TOKEN) -> list[str]:
+    """Control tokens beside the template's: those of objectives, the recipe's own, and those kept free."""
+    reserved = [f"<|reserved_{number}|>" for number in range(config.num_reserved)]
+    sentinels = [f"<extra_id_{number}>" for number in range(config.num_sentinels)]
+    extra = [*[mask_token] * config.mask_token, *sentinels, *config.special_tokens, *reserved]
+    for number, token in enumerate(extra):
+        if token in template.tokens or token in extra[:number]:
+            whose = "of the chat template" if token in template.tokens else "that the tokenizer has"
+            raise DataError(f"special_tokens: '{token}' is a token {whose} already; remove it")
+    return extra
 
 
-def train(texts: Iterator[str], *, vocab_size: int, special_tokens: Sequence[str]) -> Tokenizer:
-    """Byte-level BPE: every text can be encoded, and is given back unchanged."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    smallest = len(special_tokens) + len(alphabet)
-    if vocab_size < smallest:
-        raise DataError(
-            f"vocab_size {vocab_size} is too small for the 256 bytes and {len(special_tokens)} special tokens; "
-            f"give at least {smallest}"
-        )
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[AddedToken(token, special=True, normalized=False) for token in special_tokens],
-        initial_alphabet=alphabet,
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
-
-
-def add_bos(tokenizer: Tokenizer) -> None:
+def add_bos(tokenizer: Tokenizer, bos: str = SPECIAL["bos_token"]) -> None:
     """For those who encode through transformers: the same BOS as in our own rows."""
-    bos = SPECIAL["bos_token"]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, tokenizer.token_to_id(bos))]
     )
 
 
+def _take_over(ctx: StageContext, config: TokenizerStage) -> Metrics:
+    from pipelines.stages.tokenizer_source import adopted, changes_text, finished, named
+
+    assert config.source is not None
+    found = finished(config.source)
+    special = named(found)
+    own = found.chat_template if config.source.own_chat_template else None
+    if config.source.own_chat_template and own is None:
+        raise DataError(f"{config.source} brings no chat template; remove own_chat_template")
+    tokens = None
+    if own is not None:
+        tokens = [*special.values(), *(token.content for token in found.tokenizer.get_added_tokens_decoder().values())]
+    template = chat_template(
+        _template_file(ctx), add_bos_token=config.add_bos_token, source=own, special=special, tokens=tokens
+    )
+    mask_token = found.special.get("mask_token", MASK_TOKEN)
+    extra = extra_tokens(config, template, mask_token)
+    tokenizer = adopted(found, [*template.tokens, *extra])
+    if config.add_bos_token:
+        add_bos(tokenizer, special["bos_token"])
+    info = save(
+        ctx.output,
+        tokenizer,
+        template,
+        add_bos_token=config.add_bos_token,
+        extra_tokens=extra,
+        changes_text=changes_text(tokenizer),
+        special=special,
+        mask_token=mask_token,
+    )
+    require_control_apart(tokenizer, {*template.tokens, *extra} - {*found.special.values()})
+    return {"vocab_size": info["vocab_size"], "changes_text": int(info.get("changes_text", False))}
+
+
 def save(
-    folder: Path, tokenizer: Tokenizer, template: Template, *, add_bos_token: bool, extra_tokens: Sequence[str] = ()
+    folder: Path,
+    tokenizer: Tokenizer,
+    template: Template,
+    *,
+    add_bos_token: bool,
+    extra_tokens: Sequence[str] = (),
+    changes_text: bool = False,
+    special: Mapping[str, str] = SPECIAL,
+    mask_token: str = MASK_TOKEN,
 ) -> dict[str, Any]:
     """Write the folder that AutoTokenizer and ChatRenderer load; returns the content of info.json."""
     vocabulary = tokenizer.get_vocab()
     ids = {token: vocabulary[token] for token in template.tokens}
-    end_of_turn, eos = ids[template.end_of_turn], ids[SPECIAL["eos_token"]]
+    end_of_turn, eos = ids[template.end_of_turn], ids[special["eos_token"]]
     info = {
-        "vocab_size": tokenizer.get_vocab_size(),
-        "bos_id": ids[SPECIAL["bos_token"]],
+        "vocab_size": 1 + max(vocabulary.values()),
+        "bos_id": ids[special["bos_token"]],
         "eos_id": eos,
-        "pad_id": ids[SPECIAL["pad_token"]],
+        "pad_id": ids[special["pad_token"]],
         "end_of_turn_id": end_of_turn,
         "stop_ids": sorted({end_of_turn, eos}),
         "add_bos_token": add_bos_token,
         "chat_template_sha256": hashlib.sha256(template.source.encode()).hexdigest(),
     }
-    sentinels = [token for token in extra_tokens if token != MASK_TOKEN]
-    if MASK_TOKEN in extra_tokens:
-        info["mask_id"] = vocabulary[MASK_TOKEN]
+    sentinels = [token for token in extra_tokens if re.fullmatch(r"<extra_id_\d+>", token)]
+    named = dict(special)
+    if mask_token in extra_tokens:
+        info["mask_id"] = vocabulary[mask_token]
+        named["mask_token"] = mask_token
     if sentinels:
         info["sentinel_ids"] = [vocabulary[token] for token in sentinels]
-    named = SPECIAL | ({"mask_token": MASK_TOKEN} if MASK_TOKEN in extra_tokens else {})
+    if UNK_TOKEN in vocabulary:
+        named["unk_token"] = UNK_TOKEN
+    if changes_text:
+        info["changes_text"] = True
+    others = [token for token in (*template.tokens, *extra_tokens) if token not in named.values()]
     settings = named | {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "extra_special_tokens": [token for token in (*template.tokens, *sentinels) if token not in SPECIAL.values()],
+        "extra_special_tokens": others,
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],
     }
@@ -123,61 +216,3 @@ def save(
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1))
     (folder / INFO).write_text(json.dumps(info, indent=1))
     return info
-
-
-class Sample:
-    """Texts of several datasets in their shares of bytes: rows evenly spread over each dataset, in its order."""
-
-    def __init__(self, shares: Sequence[tuple[Path, float]], max_bytes: int):
-        sizes = {folder: sum(len(text.encode()) for text in _texts(folder)) for folder, _ in shares}
-        empty = [str(folder) for folder, size in sizes.items() if not size]
-        if empty:
-            raise DataError(f"{', '.join(empty)}: no text to learn a tokenizer from")
-        wanted = [sizes[folder] / share for folder, share in shares]
-        self.bytes = int(min(max_bytes, max(wanted), REPEATS * min(wanted)))
-        self.rates = [(folder, self.bytes * share / sizes[folder]) for folder, share in shares]
-
-    def __iter__(self) -> Iterator[str]:
-        for folder, rate in self.rates:
-            for number, text in enumerate(_texts(folder)):
-                for _ in range(int((number + 1) * rate) - int(number * rate)):
-                    yield text
-
-
-def _texts(folder: Path) -> Iterator[str]:
-    format = json.loads((folder / INFO).read_text())["format"]
-    for batch in read_rows(folder, "train"):
-        for row in batch:
-            yield from said(format, row)
-
-
-def _measures(tokenizer: Tokenizer, sample: Sample) -> Metrics:
-    """What shows a bad vocabulary: few merges, tokens that are never used, frequent words in many pieces."""
-    tokenizer.encode_special_tokens = True
-    used: Counter[int] = Counter()
-    words: Counter[str] = Counter()
-    size = characters = 0
-    texts = []
-    for text in sample:
-        texts.append(text)
-        characters += len(text)
-        if characters > PROBE_CHARACTERS:
-            break
-    for text, encoding in zip(texts, tokenizer.encode_batch_fast(texts, add_special_tokens=False), strict=True):
-        used.update(encoding.ids)
-        words.update(f" {word}" for word in text.split())
-        size += len(text.encode())
-    frequent = [word for word, _ in sorted(words.items(), key=lambda item: (-item[1], item[0]))[:100]]
-    pieces = sum(len(tokenizer.encode(word, add_special_tokens=False).ids) for word in frequent)
-    plain = tokenizer.get_vocab_size() - len(tokenizer.get_added_tokens_decoder())
-    if plain > 512 and pieces > 0.8 * sum(len(word.encode()) for word in frequent):
-        raise DataError(
-            f"the most frequent words of the text, such as {frequent[:3]}, were not learnt ({pieces} tokens for "
-            f"{len(frequent)} words): lower max_bytes or change the mixture"
-        )
-    return {
-        "bytes_per_token": round(size / max(1, used.total()), 4),
-        "tokens_per_frequent_word": round(pieces / max(1, len(frequent)), 3),
-        "longest_token_bytes": max(map(len, tokenizer.get_vocab(with_added_tokens=False))),
-        "unused_share": round(1 - len(used) / plain, 4),
-    }

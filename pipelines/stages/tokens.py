@@ -115,12 +115,12 @@ def check_row(renderer: ChatRenderer, format: str, row: Row, encoded: Mapping[st
         _same("the text", said, [renderer.decode(ids)] if said else [], ids[-1], renderer.eos_id)
     elif format == "chat":
         trained = [token for token, on in zip(ids, encoded["assistant_mask"], strict=True) if on]
-        said = [answer.strip() for answer in _answers(row["messages"])]
+        said = _said(renderer, row["messages"])
         _same("what is trained", said, _turns(renderer, trained), trained[-1:], [renderer.end_of_turn_id])
     elif format == "preference":
         for side in ("chosen", "rejected"):
             trained = list(encoded[f"{side}_ids"])
-            said = [answer.strip() for answer in _answers(row[side])]
+            said = _said(renderer, row[side])
             _same(side, said, _turns(renderer, trained), trained[-1:], [renderer.end_of_turn_id])
 
 
@@ -144,6 +144,11 @@ def _answers(messages: Sequence[Row]) -> list[str]:
     return [message["content"] for message in messages if message["role"] == "assistant"]
 
 
+def _said(renderer: ChatRenderer, messages: Sequence[Row]) -> list[str]:
+    """What `_turns` must say; nothing but how many turns there are, where the tokenizer is known to change text."""
+    return ["" if renderer.changes_text else answer.strip() for answer in _answers(messages)]
+
+
 def _turns(renderer: ChatRenderer, ids: Sequence[int]) -> list[str]:
     """The text of each turn that these ids say; what stands after the last end of turn counts as one."""
     turns: list[list[int]] = [[]]
@@ -151,7 +156,7 @@ def _turns(renderer: ChatRenderer, ids: Sequence[int]) -> list[str]:
         turns[-1].append(token)
         if token == renderer.end_of_turn_id:
             turns.append([])
-    return [renderer.decode(turn).strip() for turn in turns if turn]
+    return ["" if renderer.changes_text else renderer.decode(turn).strip() for turn in turns if turn]
 
 
 def _metrics(folder: Path, format: str, size: int) -> Metrics:

@@ -89,6 +89,7 @@ _RULES: dict[str, Any] = {
     "exclusiveMinimum": lambda value, rule: not _number(value) or value > rule,
     "exclusiveMaximum": lambda value, rule: not _number(value) or value < rule,
     "minItems": lambda value, rule: not isinstance(value, list) or len(value) >= rule,
+    "maxItems": lambda value, rule: not isinstance(value, list) or len(value) <= rule,
     "minLength": lambda value, rule: not isinstance(value, str) or len(value) >= rule,
 }
 
@@ -144,6 +145,7 @@ def test_an_editor_sees_the_mistakes_that_one_place_shows(change: Any, fault: st
         lambda it: it.update(launch={"config": "cpu", "stages": {"sft": "cpu-2"}}),
         lambda it: it["stages"]["evaluate"].update(models="sft", tasks="blimp"),
         lambda it: it["stages"]["tokenizer"].update(max_bytes="2 GB"),
+        lambda it: it["stages"]["tokenizer"].update(sweep=["4k", 8000], normalizer="nfc", compare={"hub": "org/name"}),
         lambda it: it["stages"]["pretrain"].update(duration="600M tokens", data={"village": 1}),
         lambda it: [it.pop(key) for key in ("name", "data", "model")] and it.update(extends="demo.yaml"),
     ],

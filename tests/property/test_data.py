@@ -23,7 +23,8 @@ from pipelines.data.labels import kind_of, names_in
 from pipelines.data.packing import pack_split, pack_whole
 from pipelines.data.tokens import TokenTable, TokenWriter
 from pipelines.errors import DataError
-from pipelines.stages.tokenizer import add_bos, chat_template, save, train
+from pipelines.stages.tokenizer import add_bos, chat_template, save
+from pipelines.stages.tokenizer_families import byte_level_bpe as train
 
 EVERY_TEXT = st.text(st.characters(codec="utf-8"))
 """All planes, with control characters, private ones and those that are no characters."""

@@ -9,7 +9,8 @@ from data_jobs import TEMPLATES
 from pipelines.data.chat import ChatRenderer
 from pipelines.data.template import Template
 from pipelines.errors import ArtifactError, DataError
-from pipelines.stages.tokenizer import add_bos, chat_template, save, train
+from pipelines.stages.tokenizer import add_bos, chat_template, save
+from pipelines.stages.tokenizer_families import byte_level_bpe as train
 
 USER, ANSWER = {"role": "user", "content": "Where is the drum?"}, {"role": "assistant", "content": "In the barn."}
 SYSTEM, LAST = {"role": "system", "content": "Be kind."}, {"role": "assistant", "content": "Who knows."}

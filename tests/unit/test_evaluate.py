@@ -298,6 +298,13 @@ def test_bits_per_byte_are_those_of_whole_documents_without_their_end(subject, t
     assert row["stderr"] > 0
 
 
+def test_bits_per_byte_of_a_tokenizer_that_changes_text_stand_apart(subject, tmp_path, monkeypatch):
+    folder, task = texts(tmp_path / "t", ["Today Mia is here."], subject), TaskConfig(name="bits_per_byte", data="t")
+    assert score_bits(subject, task, folder)[0]["task"] == "bits_per_byte/t"
+    monkeypatch.setattr(subject.tokens, "changes_text", True)
+    assert score_bits(subject, task, folder)[0]["task"] == "bits_per_byte/t of changed text"
+
+
 def test_a_long_document_is_cut_as_lm_eval_cuts_it():
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 

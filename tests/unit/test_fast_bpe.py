@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from pipelines.data.chat import ChatRenderer
 from pipelines.data.fast_bpe import FastBpe
-from pipelines.stages.tokenizer import train
+from pipelines.stages.tokenizer_families import byte_level_bpe as train
 
 TEXTS = [
     "Mia sees 12 bright kites, doesn't she?\n\n  Yes: she DOES.\t(It's  1999.)",

@@ -328,3 +328,45 @@ def test_words_are_drawn_as_a_map_beside_their_neighbours(tmp_path):
 def fake_run_page(plan, store, folder, words) -> str:
     fake_run(plan, store, words=words)
     return write_report(plan, store, folder).read_text(encoding="utf-8")
+
+
+def test_a_tokenizer_is_shown_with_what_it_costs_and_how_it_cuts(whole):
+    (facts,) = read(whole).tokenizers
+    (own,) = facts.vocabularies
+    assert sorted(facts.datasets) == ["chats", "village"]
+    assert own.embedding_parameters == 500 * 128
+    page, card = text(whole, "html"), text(whole, "md")
+    assert "<h2>Tokenizer</h2>" in page and "512 asked" in page and "bytes per token by dataset" in page
+    assert "<span>·12</span><span>34</span><span>⏎</span>" in page and "·kindergarten" in page
+    assert "| tokenizer | 500 (512 asked) | 4.63 | 1.26 | 25% | 0 of 400 | 64,000 |" in card
+
+
+def test_a_tokenizer_is_shown_beside_others_and_other_sizes(tmp_path):
+    from fake_run import RECIPE, measures
+
+    beside = RECIPE.replace(
+        "chats: 0.3}}", "chats: 0.3}}, compare: {{hub: org/evil, revision: " + "a" * 40 + "}}, sweep: 4k"
+    )
+    plan, store = fake_plan(tmp_path / "recipes", recipe=beside), ArtifactStore(tmp_path / "artifacts")
+    evil = "<script>$x$\u202e"
+    sweep = [
+        {"asked": size, "vocab_size": size, "bytes_per_token": value} for size, value in ((300, 2.5), (4_000, 3.5))
+    ]
+    others = {"own": measures(), "compare": [{"name": "org/" + evil} | measures()], "sweep": sweep}
+    fake_run(plan, store, vocabulary=others)
+    write_report(plan, store, tmp_path / "runs")
+    (facts,) = read(tmp_path / "runs").tokenizers
+    assert [one.name for one in facts.vocabularies] == ["tokenizer", "org/" + evil]
+    assert [size.bytes_per_token for size in facts.sweep] == [2.5, 3.5]
+    page = text(tmp_path / "runs", "html")
+    assert "bytes per token by vocabulary size" in page and "bytes per token by dataset" in page
+    assert "<script" not in page and "\u202e" not in page
+
+
+def test_a_tokenizer_that_nobody_measured_leaves_no_section(tmp_path):
+    plan, store = fake_plan(tmp_path / "recipes"), ArtifactStore(tmp_path / "artifacts")
+    fake_run(plan, store)
+    (store.find(plan.by_name["tokenizer"]).record / "tokenizer.json").unlink()
+    write_report(plan, store, tmp_path / "runs")
+    assert read(tmp_path / "runs").tokenizers == []
+    assert "<h2>Tokenizer</h2>" not in text(tmp_path / "runs", "html")
