@@ -93,8 +93,12 @@ def _open(folder: Path) -> PreTrainedModel:
         stock.read(stock.config_class.from_pretrained(folder))  # before weights of other shapes fail in other words
         model_class = stock.model_class
     model, loading = model_class.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True
     )
+    loading["mismatched_keys"] = [
+        f"{key} {tuple(found)}, and config.json makes it {tuple(wanted)}"
+        for key, found, wanted in loading["mismatched_keys"]
+    ]
     if model_class not in OURS:
         others = re.compile("|".join(_map_of(name).other_heads) or "$^")
         loading["unexpected_keys"] = [key for key in loading["unexpected_keys"] if not others.search(key)]

@@ -41,21 +41,17 @@ def f1(predictions: ArrayLike, references: ArrayLike, *, average: Average) -> Ar
     binary: of class 1, where there are two; macro: the mean over classes that occur; weighted: that mean by how often
     a class is given; micro: over all decisions, which for one class per item is accuracy.
     """
-    matrix = confusion_matrix(predictions, references)
-    if average == "binary":
-        if matrix.shape[-1] > 2:
-            raise ValueError(f"binary F1 needs classes 0 and 1, and there is a class {matrix.shape[-1] - 1}")
-        matrix = np.pad(matrix, [(0, 0)] * (matrix.ndim - 2) + [(0, 2 - matrix.shape[-1])] * 2)
-    hits = np.diagonal(matrix, axis1=-2, axis2=-1)
-    return _f1(hits, matrix.sum(-2), matrix.sum(-1), average)
+    hits, predicted, given = _counts(predictions, references, at_least=2 if average == "binary" else 1)
+    if average == "binary" and hits.shape[-1] > 2:
+        raise ValueError(f"binary F1 needs classes 0 and 1, and there is a class {hits.shape[-1] - 1}")
+    return _f1(hits, predicted, given, average)
 
 
 def matthews_correlation(predictions: ArrayLike, references: ArrayLike) -> Array:
     """Correlation of predicted and given classes, two or more (Gorodkin 2004); 0 where one side is constant."""
-    matrix = confusion_matrix(predictions, references).astype(np.float64)
-    predicted, given, count = matrix.sum(-2), matrix.sum(-1), matrix.sum((-2, -1))
-    hits = np.trace(matrix, axis1=-2, axis2=-1)
-    covariance = hits * count - (predicted * given).sum(-1)
+    hits, predicted, given = (counts.astype(np.float64) for counts in _counts(predictions, references))
+    count = given.sum(-1)
+    covariance = hits.sum(-1) * count - (predicted * given).sum(-1)
     spread = (count**2 - (predicted**2).sum(-1)) * (count**2 - (given**2).sum(-1))
     return _share(covariance, np.sqrt(spread))
 
@@ -81,6 +77,23 @@ def exact_match(predictions: ArrayLike, references: ArrayLike) -> Array:
     """Share of items, of arrays (..., items, labels), all of whose labels are right."""
     predicted, given = _flags(predictions, references)
     return (predicted == given).all(-1).mean(-1)
+
+
+def _counts(
+    predictions: ArrayLike, references: ArrayLike, *, at_least: int = 1
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """(right, predicted, given) per class, each (..., classes), of `at_least` so many classes.
+
+    Not by way of the confusion matrix: of a thousand classes and resamples that is 8 GB."""
+    predicted, given = _classes(predictions, references)
+    size = max(at_least, int(max(predicted.max(), given.max())) + 1)
+    rows = int(np.prod(given.shape[:-1]))
+    starts = np.arange(rows).reshape(*given.shape[:-1], 1) * size
+
+    def per_class(cells: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.bincount(cells.ravel(), minlength=rows * size).reshape(*given.shape[:-1], size)
+
+    return per_class((given + starts)[predicted == given]), per_class(predicted + starts), per_class(given + starts)
 
 
 def _f1(

@@ -26,9 +26,10 @@ def pearson(predictions: ArrayLike, references: ArrayLike) -> Array:
 
 
 def spearman(predictions: ArrayLike, references: ArrayLike) -> Array:
-    """Pearson correlation of ranks; equal values share their mean rank."""
+    """Pearson correlation of ranks; equal values share their mean rank. NaN where any value is."""
     predicted, given = _numbers(predictions, references)
-    return pearson(ranks(predicted), ranks(given))
+    has_nan = np.isnan(predicted).any(-1) | np.isnan(given).any(-1)  # what is no number has no rank
+    return np.where(has_nan, np.nan, pearson(ranks(predicted), ranks(given)))
 
 
 def ranks(values: ArrayLike) -> Array:

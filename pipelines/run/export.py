@@ -21,6 +21,8 @@ MODELS = (*LANGUAGE_MODELS, ArtifactKind.CLASSIFIER, ArtifactKind.REWARD_MODEL)
 def export(plan: Plan, store: ArtifactStore, position: Position, *, stage: str, to: Path, stock: bool) -> "Exported":
     """Export the finished model of a stage. RecipeError names every field that a stock class has no place for."""
     store.require()
+    if to.resolve().is_relative_to(store.root):
+        raise ArtifactError(f"{to}: is in {store.root}, which keeps finished work; choose a folder elsewhere")
     job, artifact, base = _finished(plan, store, position, stage)
     # Torch is wanted from here on, by nothing that only looks.
     from custom_models.stock_fields import NoPlace

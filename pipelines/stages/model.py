@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from tokenizers import Tokenizer, processors
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
@@ -40,6 +42,10 @@ def run(ctx: StageContext) -> Metrics:
     _require_use(ctx.job.config, folder)
     try:
         model = from_stock(folder)
+    except SafetensorError as error:
+        raise DataError(f"{source}: its weights cannot be read ({error}); fetch them again") from None
+    except StrictDataclassError as error:
+        raise DataError(f"{source}: config.json: {' '.join(str(error).split())}") from None
     except (NoPlace, OSError, ValueError) as error:
         reasons = error.reasons if isinstance(error, NoPlace) else [str(error).splitlines()[0]]
         raise DataError(

@@ -208,3 +208,11 @@ def test_a_stock_export_is_read_by_transformers_as_its_class(tmp_path: Path) -> 
     assert type(model).__name__ == made.class_name == "LlamaForCausalLM"
     mark = json.loads((tmp_path / "a" / "out" / MARK).read_text())
     assert mark["stage"] == "x" and "model.safetensors" in mark["files"] and MARK not in mark["files"]
+
+
+def test_nothing_is_exported_among_finished_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = finished(tmp_path)
+    (source,) = Path("artifacts").glob("pretrain-*/output")
+    for inside in (source / "mine", Path("artifacts/mine")):
+        assert export(recipe, to=str(inside)) == 3 and not inside.exists()
+        assert "which keeps finished work; choose a folder elsewhere" in capsys.readouterr().err

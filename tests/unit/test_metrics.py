@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tracemalloc
 
 import evaluate
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from pipelines.evaluation import classification, metrics, regression, translation
 from pipelines.evaluation.directions import DIRECTIONS, best
 from pipelines.evaluation.evaluate_metrics import F1, METRICS, Accuracy, Bleu, ChrF, MatthewsCorrelation
+from pipelines.evaluation.predictions import scores_with_errors
 
 RNG = np.random.default_rng(0)
 SYSTEM = ["Mia is in the garden .", "  Tom has a  red kite!", "The mill (old) is 3.5 m high", "", "Ein Bär läuft."]
@@ -259,3 +261,19 @@ def test_resamples_without_a_value_are_left_out():
     left, right = [0.0, 0.0, 1.0, 2.0], [1.0, 2.0, 3.0, 9.0]  # one resample in sixteen sees a single left value
     _, stderr, low, high = metrics.bootstrap(regression.pearson, [left, right], seed=0, vectorised=True)
     assert np.isfinite([stderr, low, high]).all()
+
+
+def test_a_thousand_classes_are_scored_in_memory_of_a_laptop():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(1000, 1000)).astype(np.float32), np.arange(1000)
+    tracemalloc.start()
+    scores_with_errors(logits, labels, "single_label", seed=0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 500e6, "the matrices of all resamples at once are 8 GB"
+
+
+def test_a_prediction_that_is_no_number_has_no_rank():
+    assert np.isnan(regression.spearman([1.0, np.nan, 2.0], [1.0, 2.0, 3.0]))
+    stacked = regression.spearman([[1.0, np.nan, 2.0], [1.0, 2.0, 3.0]], [[1.0, 2.0, 3.0]] * 2)
+    assert np.isnan(stacked[0]) and stacked[1] == pytest.approx(1)

@@ -355,3 +355,31 @@ def test_stages_go_on_from_a_t5(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert json.loads(Path("out/config.json").read_text())["architectures"] == ["T5ForConditionalGeneration"]
     scores = json.loads(Path("runs/tiny/report.json").read_text())["scores"]
     assert {score["stage"] for score in scores if score["task"] == "mine"} == {"mine", "model-t5"}
+
+
+def changed(name: str, value: Any) -> Any:
+    def spoil(folder: Path) -> None:
+        settings = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(settings | {name: value}))
+
+    return spoil
+
+
+def cut(folder: Path) -> None:
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (changed("vocab_size", 50), r"mismatched keys: .*word_embeddings.weight \(.*, 16\), and config.json makes it"),
+        (changed("num_attention_heads", "two"), "config.json: .*'num_attention_heads' expected int, got str"),
+        (cut, "its weights cannot be read .*; fetch them again"),
+    ],
+)
+def test_weights_that_are_not_those_of_the_config_are_one_line(tmp_path: Path, spoil: Any, reason: str) -> None:
+    spoil(bert(tmp_path / "bert"))
+    with pytest.raises(DataError, match=reason) as caught:
+        brought(tmp_path / "bert", tmp_path / "work")
+    assert "\n" not in str(caught.value)
