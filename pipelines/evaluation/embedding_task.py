@@ -9,7 +9,7 @@ from torch import Tensor
 from pipelines.errors import DataError
 from pipelines.evaluation import metrics, regression
 from pipelines.evaluation.directions import DIRECTIONS
-from pipelines.evaluation.embeddings import WordVectors, isotropy, mean_cosine, plane
+from pipelines.evaluation.embeddings import WordVectors, isotropy, mean_cosine, plane, write_word2vec
 from pipelines.evaluation.subject import Subject
 from pipelines.recipe.evaluation import TaskConfig
 from pipelines.recipe.word_files import read_analogies, read_pairs
@@ -59,6 +59,13 @@ def describe_words(subject: Subject, config: TaskConfig) -> dict[str, Any]:
         "points": dict(zip(words, drawn.points.tolist(), strict=True)),
         "explained": drawn.explained,
     }
+
+
+def write_words(path: Path, subject: Subject, config: TaskConfig) -> None:
+    """The vectors of the words that are one entry of the vocabulary, and of the task's words, for other tools."""
+    vectors = word_vectors(subject)
+    words = list(dict.fromkeys([*vectors.vocabulary, *config.words]))
+    write_word2vec(path, words, vectors.vectors(words))
 
 
 def _row(subject: Subject, task: str, metric: str, value: float, stderr: float | None, count: int) -> Row:

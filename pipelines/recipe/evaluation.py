@@ -47,7 +47,7 @@ TASKS: Mapping[str, TaskKind] = {
     "masked_accuracy": TaskKind((ArtifactKind.MASKED_LM,), "text"),
     "pseudo_perplexity": TaskKind((ArtifactKind.MASKED_LM,), "text"),
     "minimal_pairs": TaskKind((ArtifactKind.MASKED_LM,), None, ("file",)),
-    "embeddings": TaskKind((ArtifactKind.CAUSAL_LM,), None, ("words", "pairs", "analogies")),
+    "embeddings": TaskKind((ArtifactKind.CAUSAL_LM,), None, ("words", "pairs", "analogies", "word2vec")),
 }
 """Our own tasks; every other name is one of recipes/tasks or of lm-eval, for what writes text."""
 OTHER_TASK = TaskKind(_GENERATES, None, ("num_fewshot",))
@@ -95,6 +95,9 @@ class TaskConfig(Section):
     """embeddings: a file of word pairs scored by people, relative to the recipe; a line is `old<tab>new<tab>1.58`."""
     analogies: Annotated[str | None, LocalFile()] = None
     """embeddings: a file of analogies, relative to the recipe; a line is `man king woman queen`."""
+    word2vec: bool = False
+    """embeddings: also write vectors, in word2vec's text format, into the artifact's word2vec.txt: those of all words
+    that are one entry of the vocabulary, and of `words`. The vector of a word of several pieces is their mean."""
 
     def faults(self) -> Iterator[str]:
         kind = task_kind(self.name)

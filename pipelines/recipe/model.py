@@ -8,6 +8,8 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from pipelines.recipe.base import Section
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+PADDED_TO = 8
+"""Rows are as long as a multiple of this; `pipelines.data.collate` has the same number, and a test compares them."""
 GATED = ("swiglu", "geglu")
 """Feed-forwards of three projections."""
 OF_POSITIONS = {
@@ -274,6 +276,11 @@ class ModelConfig(Section):
             yield (
                 f"relative_attention_max_distance ({distance}) must be more than half of "
                 f"relative_attention_num_buckets ({buckets})"
+            )
+        if self.position_embedding == "learned" and self.max_position_embeddings % PADDED_TO:
+            yield (
+                f"max_position_embeddings ({self.max_position_embeddings}) must be a multiple of {PADDED_TO} where "
+                "positions are learned: rows are padded to one, and the table has no place beyond its end"
             )
         if self.position_embedding == "sinusoidal" and self.hidden_size % 2:
             yield f"hidden_size ({self.hidden_size}) must be even for sinusoidal positions"

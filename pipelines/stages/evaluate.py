@@ -9,7 +9,7 @@ from accelerate import PartialState
 from pipelines.data.tokens import TokenTable
 from pipelines.errors import DataError
 from pipelines.evaluation.bits import score_bits
-from pipelines.evaluation.embedding_task import describe_words, score_embeddings
+from pipelines.evaluation.embedding_task import describe_words, score_embeddings, write_words
 from pipelines.evaluation.finetuned import score_classification, score_pairs
 from pipelines.evaluation.harness import score_task
 from pipelines.evaluation.labels import labels
@@ -24,7 +24,7 @@ from pipelines.stages.base import Metrics, StageContext
 if TYPE_CHECKING:
     from pipelines.evaluation.seq2seq import Seq2SeqLM
 
-SCORES = "scores.json"
+SCORES, WORD2VEC = "scores.json", "word2vec.txt"
 SAMPLES = 3
 """Prompts of each kind that every model completes for the report."""
 SAMPLE_TOKENS = 64
@@ -56,6 +56,8 @@ def run(ctx: StageContext) -> Metrics:
         for task in config.tasks:
             if task.words and isinstance(subject, Subject):
                 report["embeddings"] = describe_words(subject, task)
+            if task.word2vec and isinstance(subject, Subject):
+                write_words(ctx.output / WORD2VEC, subject, task)
         text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
         (ctx.output / SCORES).write_text(text, encoding="utf-8")
     PartialState().wait_for_everyone()  # a process that ends early may take the one that writes with it

@@ -187,4 +187,11 @@ def _best(config: FinetuneStage, examples: Examples, kind: str) -> Best | None:
         )
     if not len(examples.held_out):
         raise DataError("eval_steps: no dataset has a holdout to score; give one `holdout: 0.05`, or remove eval_steps")
-    return Best(metric, higher_is_better=DIRECTIONS[metric], every=config.eval_steps)
+    best = Best(metric, higher_is_better=DIRECTIONS[metric], every=config.eval_steps)
+    if PartialState().is_main_process:
+        wanted = "highest" if best.higher_is_better else "lowest"
+        print(
+            f"note: keeps the weights with the {wanted} {metric} on the holdout, scored each {best.every} steps",
+            flush=True,
+        )
+    return best

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 import custom_models
+from pipelines.data.collate import MULTIPLE, padded_length
 from pipelines.data.schedule import key
 from pipelines.data.tokens import TokenTable
 from pipelines.errors import ArtifactError, DataError, MachineError
@@ -268,7 +269,16 @@ def longest(config: TrainStage, model: PreTrainedModel) -> int:
     most = model.config.max_position_embeddings
     if config.max_length is not None and config.max_length > most:
         raise MachineError(f"max_length {config.max_length} is more than the model's {most} positions; lower it")
-    return config.max_length or most
+    length = config.max_length or most
+    # A model of the researcher's own may have a table as well.
+    has_table = getattr(model.config, "position_embedding", "learned") == "learned"
+    if has_table and padded_length(length) > most:
+        whole = most // MULTIPLE * MULTIPLE
+        raise MachineError(
+            f"rows of {length} tokens are padded to {padded_length(length)}, and the model has {most} positions; set "
+            f"max_length: {whole}"
+        )
+    return length
 
 
 def check_batch(model: PreTrainedModel, rows: Any, places: Sequence[int]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from accelerate import PartialState
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -150,6 +151,8 @@ def finish(
     clock.lap("saving")
     sizes = {"parameters": model.num_parameters(), "trainable_parameters": num_trainable(model)}
     best = trainer.exact.best.metrics() if trainer.exact.best else {}
+    if best and PartialState().is_main_process:
+        print(f"note: kept step {best['best_step']}: {best['best_metric']} {best['best_value']:.4g}", flush=True)
     return {**_course(ctx, trainer), **sizes, **_merged(ctx), **best, **scores, **clock.seconds}
 
 

@@ -60,6 +60,9 @@ def test_a_recipe_goes_from_nothing_to_its_scores(architecture: str, tmp_path: P
     if "labels" in stages:
         assert {("labels", "accuracy"), ("labels", "f1_macro"), ("labels", "matthews_correlation")} <= asked
         metrics = next(stage["metrics"] for stage in report["stages"] if stage["name"] == "labels")
+        said = ended.stdout + ended.stderr
+        assert "labels: keeps the weights with the highest accuracy on the holdout, scored each 5 steps" in said
+        assert f"labels: kept step {metrics['best_step']}: accuracy {metrics['best_value']:.4g}" in said
         assert metrics["best_metric"] == "accuracy" and metrics["best_step"] in (5, 10, 12)
     if "pairs" in stages:
         assert {("pairs", "chrf"), ("pairs", "bleu"), ("pairs", "exact_match")} <= asked

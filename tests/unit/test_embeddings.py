@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from pipelines.data.chat import ChatRenderer
 from pipelines.errors import DataError
-from pipelines.evaluation.embedding_task import describe_words, score_embeddings, word_vectors
+from pipelines.evaluation.embedding_task import describe_words, score_embeddings, word_vectors, write_words
 from pipelines.evaluation.embeddings import (
     WordVectors,
     escaped,
@@ -221,6 +221,12 @@ def test_a_model_s_words_are_scored_and_described(folder, tmp_path):
     assert list(found["points"]) == list(found["neighbours"]) == ["garden", "drum", "ice cream"]
     assert {len(near) for near in found["neighbours"].values()} == {10}
     assert json.loads(json.dumps(found, allow_nan=False))["points"] == found["points"]
+    write_words(tmp_path / "word2vec.txt", subject, TaskConfig(name="embeddings", words=("ice cream",), word2vec=True))
+    head, *lines = (tmp_path / "word2vec.txt").read_text().splitlines()
+    assert head == f"{len(vectors.vocabulary) + 1} {weight.shape[1]}" and len(lines) == len(vectors.vocabulary) + 1
+    word, *numbers = lines[-1].split(" ")
+    assert unescaped(word) == "ice cream"
+    assert [float(number) for number in numbers] == pytest.approx(vectors.vectors(["ice cream"])[0], rel=1e-6)
 
 
 def test_pairs_that_a_model_cannot_tell_apart_are_an_error_of_the_data(folder, tmp_path):

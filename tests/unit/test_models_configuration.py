@@ -95,3 +95,10 @@ def test_weights_start_as_the_configuration_says_and_the_seed_decides():
         else:
             assert (weight == (1.0 if "norm" in name and name.endswith("weight") else 0.0)).all(), name
     assert not list(model.buffers())  # a buffer would have to be restored after loading on the meta device
+
+
+def test_a_table_of_positions_has_places_for_the_padding() -> None:
+    from pipelines.data.collate import MULTIPLE
+    from pipelines.recipe.model import PADDED_TO
+
+    assert PADDED_TO == MULTIPLE

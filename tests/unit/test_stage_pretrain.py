@@ -1,16 +1,18 @@
 """Stage `pretrain` from its inputs to a model that loads."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from training_jobs import EOS, VOCAB, context, random_tokens, run, tokens_folder, weights_digest
+from training_jobs import EOS, SIZES, VOCAB, context, random_tokens, run, tokens_folder, weights_digest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipelines.errors import ArtifactError, DataError, MachineError
 from pipelines.recipe.base import Duration
+from pipelines.recipe.model import ModelConfig
 from pipelines.stages.base import LaunchSettings
 from pipelines.training.arguments import micro_batch_size, num_steps
 from pipelines.training.sentinel import read_metrics
@@ -136,6 +138,10 @@ def test_what_does_not_fit_is_refused_in_one_sentence(tmp_path: Path) -> None:
     table = random_tokens(tmp_path / "words", "text")
     with pytest.raises(MachineError, match="max_length 65 is more than the model's 64 positions"):
         run(context(tmp_path, "pretrain", table, max_length=65))
+    short = context(tmp_path / "short", "pretrain", table)
+    model = ModelConfig(**SIZES | {"max_position_embeddings": 60}).model_copy(update={"position_embedding": "learned"})
+    with pytest.raises(MachineError, match="padded to 64, and the model has 60 positions; set max_length: 56"):
+        run(dataclasses.replace(short, job=short.job.model_copy(update={"model": model})))
     with pytest.raises(MachineError, match="does not divide over 3 processes"):
         run(context(tmp_path, "pretrain", table, launch=LaunchSettings(num_processes=3)))
     with pytest.raises(MachineError, match="ask for 2 processes and 1 are running"):
