@@ -50,7 +50,8 @@ def _parts(ctx: StageContext, dataset: Dataset) -> Iterator[Path]:
     files = [path for path in ctx.job.files if path not in held]
     common = {"dataset": dataset.model_dump(mode="json"), "cache": str(ctx.checkpoints / "hub")}
     if dataset.files and dataset.limit is None and dataset.layout is None:
-        sizes = [Path(file).stat().st_size for file in files]
+        # What is no file is told by its reader.
+        sizes = [path.stat().st_size if (path := Path(file)).is_file() else 0 for file in files]
         groups = [[files[number] for number in group] for group in grouped(sizes)]
     else:
         groups = [files]
