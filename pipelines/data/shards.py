@@ -50,7 +50,8 @@ def make_shards(
     else:
         finished = _here(work, missing)
     for count, _ in enumerate(finished, len(parts) - len(missing) + 1):
-        print(f"part {count} of {len(parts)}", flush=True)
+        if len(parts) > 1:
+            print(f"part {count} of {len(parts)}", flush=True)
     lost = [path for path in folders if not path.exists()]
     if lost:
         raise MachineError(
