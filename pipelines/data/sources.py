@@ -94,6 +94,18 @@ def _cached_snapshot(repo: str, revision: str) -> Path | None:
         return None
 
 
+def fetched(repository: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    """Files of a model or tokenizer of the Hub, at one commit; without a network, from this machine's cache."""
+    if not revision:
+        raise DataError(f"hub: {repository} is not pinned to a commit; `make data` pins it in <recipe>.lock")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
+    except Exception as error:
+        raise hub_error(repository, error) from error
+
+
 def hub_error(repo: str, error: Exception) -> DataError | MachineError:
     """The Hub cannot be reached, or it says no: two different things to do."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBas
 from custom_models.stock import from_stock
 from custom_models.stock_fields import NoPlace
 from pipelines.data.chat import INFO, TEMPLATE, TOKENIZER
-from pipelines.data.sources import hub_error
+from pipelines.data.sources import fetched
 from pipelines.data.template import SPECIAL, Template
 from pipelines.errors import DataError
 from pipelines.plan.derived import ModelJob
@@ -32,7 +32,7 @@ def run(ctx: StageContext) -> Metrics:
     assert isinstance(ctx.job.config, ModelJob)
     source = ctx.job.config.model
     if source.hub:
-        folder = fetched(source.hub, source.revision)
+        folder = fetched(source.hub, source.revision, MODEL_FILES)
     else:
         folder = Path(next(path for path in ctx.job.files if path.endswith("/config.json"))).parent
     if missing := missing_of_model(folder):
@@ -84,18 +84,6 @@ def _require_use(job: ModelJob, folder: Path) -> None:
                 f"'{job.model}' is {class_of(folder)}, {MAKES[kind] if kind else 'no language model'}, and stage "
                 f"'{stage}' starts from {able}; give it another model"
             )
-
-
-def fetched(repository: str, revision: str | None) -> Path:
-    """The files that are read of a model of the Hub, at one commit; without a network, from this machine's cache."""
-    if not revision:
-        raise DataError(f"hub: {repository} is not pinned to a commit; `make data` pins it in <recipe>.lock")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(MODEL_FILES)))
-    except Exception as error:
-        raise hub_error(repository, error) from error
 
 
 def write_tokenizer(source: Path, target: Path, stop_ids: set[int], *, name: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from pipelines.data.chat import TOKENIZER
 from pipelines.data.cuts import pattern
 from pipelines.data.fast_bpe import PROBES, bytes_of_characters
-from pipelines.data.sources import hub_error
+from pipelines.data.sources import fetched
 from pipelines.data.template import SPECIAL
 from pipelines.errors import DataError
 from pipelines.recipe.paths import TOKENIZER_FILES
@@ -34,7 +34,7 @@ class Finished:
 def finished(reference: Reference) -> Finished:
     """Read one, without running any code of it. DataError where it cannot be."""
     if reference.hub:
-        return _from_folder(_fetched(reference.hub, reference.revision), str(reference))
+        return _from_folder(fetched(reference.hub, reference.revision, TOKENIZER_FILES), str(reference))
     path = Path(reference.path or "")
     if reference.pre_tokenizer is not None:
         return Finished(from_ranks(path, reference.pre_tokenizer))
@@ -58,17 +58,6 @@ def changes_text(tokenizer: Tokenizer) -> bool:
 def named(found: Finished) -> dict[str, str]:
     """What begins, ends and pads texts: its own tokens, as [CLS] and [SEP] of a BERT, or ours where it has none."""
     return {name: found.special.get(name, token) for name, token in SPECIAL.items()}
-
-
-def _fetched(repository: str, revision: str | None) -> Path:
-    if not revision:
-        raise DataError(f"hub: {repository} is not pinned to a commit; `make data` pins it in <recipe>.lock")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(TOKENIZER_FILES)))
-    except Exception as error:
-        raise hub_error(repository, error) from error
 
 
 def _from_folder(folder: Path, name: str) -> Finished:
