@@ -24,6 +24,12 @@ class DataJob(StageConfig):
     kind: Literal["data"] = "data"
     dataset: Dataset
 
+    @property
+    def version(self) -> int:  # type: ignore[override]
+        """2 of files and Hub data: other roles, system columns, histories and empty files are read now. What the
+        built-in world says has versions of its own."""
+        return 1 if self.dataset.builtin else 2
+
 
 class TokensJob(StageConfig):
     """Derived from a (dataset, tokenizer) pair: ids with document boundaries, not packed."""
