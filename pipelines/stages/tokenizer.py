@@ -75,12 +75,12 @@ def run(ctx: StageContext) -> Metrics:
 def _say(config: TokenizerStage, sample: Sample, size: int) -> None:
     """What was asked for and is not so, with both numbers."""
     if sample.bytes >= config.max_bytes and sample.available > sample.bytes:
-        print(f"notice: learnt from {sample.bytes:,} of {sample.available:,} bytes (max_bytes)", flush=True)
+        print(f"note: learnt from {sample.bytes:,} of {sample.available:,} bytes (max_bytes)", flush=True)
     if config.vocab_size is None or size == config.vocab_size:
         return
     if size > config.vocab_size:
         raise DataError(f"the vocabulary has {size} entries, and vocab_size is {config.vocab_size}; raise vocab_size")
-    print(f"notice: vocab_size {config.vocab_size}, but the text gave only {size} entries", flush=True)
+    print(f"note: vocab_size {config.vocab_size}, but the text gave only {size} entries", flush=True)
 
 
 def write_measures(record: Path, facts: Mapping[str, Any]) -> None:

@@ -259,7 +259,7 @@ class ExactTrainerMixin(_Base):
         state = checkpoints.load_state(folder)
         before, now = state["world_size"], self.args.world_size
         if before != now and self.args.process_index == 0:
-            print(f"notice: saved by {before} processes, resumed by {now}: same batches, other rounding", flush=True)
+            print(f"note: saved by {before} processes, resumed by {now}: same batches, other rounding", flush=True)
         self.optimizer.load_state_dict(state["optimizer"])
         self.lr_scheduler.load_state_dict(state["scheduler"])
 
