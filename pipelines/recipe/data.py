@@ -55,12 +55,12 @@ COLUMNS: dict[Format, tuple[str, ...]] = {
     "labelled": ("text", "text_pair", "label"),
     "pairs": ("source", "target"),
 }
+"""Our names of columns. Prompt data may have any: reward functions are given them all."""
 COLUMNS_OF: dict[Layout, tuple[str, ...]] = {
     "tree": ("prompt", "message_id", "parent_id", "role", "text", "rank", "replies", "deleted"),
     "scored": ("prompt", "instruction", "input", "system", "history", "completion", "output", "score", "label"),
 }
 """The same where rows mean something together."""
-"""Our names of columns. Prompt data may have any: reward functions are given them all."""
 
 
 class Dataset(Section):

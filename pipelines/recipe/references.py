@@ -12,6 +12,7 @@ from pipelines.recipe.evaluation import REWARD_FUNCTIONS, SCORED, TASKS, Evaluat
 from pipelines.recipe.finetune import FinetuneStage
 from pipelines.recipe.fits import find_wrong_launch
 from pipelines.recipe.kinds import made_by
+from pipelines.recipe.mixture import LengthWarmup
 from pipelines.recipe.model_fits import find_wrong_models
 from pipelines.recipe.outline import UNKNOWN, Fault, Outline, given
 from pipelines.recipe.outside import fault_in
@@ -269,6 +270,11 @@ def _lengths(at: KeyPath, stage: TrainStage, outline: Outline) -> Iterator[Fault
     length = given(stage, "max_length")
     if positions and length and length > positions:
         yield Fault((*at, "max_length"), f"{length} is more than the model's max_position_embeddings ({positions})")
+    warmup = given(stage, "length_warmup")
+    start = given(warmup, "start") if isinstance(warmup, LengthWarmup) else None
+    if positions and start and not length and start >= positions:
+        message = f"starts at {start}, and rows have the model's max_position_embeddings ({positions})"
+        yield Fault((*at, "length_warmup"), message)
     limit, name = (length, "max_length") if length else (positions, "the model's max_position_embeddings")
     completion = given(stage, "max_completion_length") if isinstance(stage, PpoStage) else UNKNOWN
     if completion and limit and length is not UNKNOWN and completion >= limit:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.errors import ArtifactError, KeyPath, Problem, RecipeError
+from pipelines.plan.derived import starts_outside
 from pipelines.plan.jobs import Plan
 from pipelines.recipe.stages import PretrainStage
 from pipelines.recipe.tree import format_path
@@ -26,7 +27,7 @@ def ledger(plan: Plan, store: ArtifactStore, position: Position, *, stage: str, 
         raise RecipeError([Problem(*position(key), format_path(key), message)])
     (job,) = jobs
     assert isinstance(job.config, PretrainStage)
-    model = plan.recipe.model
+    model = None if starts_outside(plan.recipe, job.stage) else plan.recipe.model
     max_length = job.config.max_length or (model.max_position_embeddings if model else None)
     if max_length is None:
         message = "goes on from a model made elsewhere; give it a max_length, without which its rows are not known"
