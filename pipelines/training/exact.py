@@ -299,7 +299,7 @@ def use_same_kernels() -> None:
     operation that has none stops with an error that names it (warn_only=True would leave attention as it is)."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # it would write all memory twice
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it would write all memory twice
 
 
 class _Flow(TrainerCallback):
