@@ -105,10 +105,18 @@ def _provenance(number: int) -> dict[str, Any]:
 
 def _output(job: Job, output: Path, evil: str, words: dict[str, Any] | None) -> dict[str, Any]:
     (output / "anything").write_text(job.name)
-    if job.kind == "data":
-        info = {"format": job.config.dataset.format, "rows_in": 31_010, "rows_used": 30_998, "train": 29_998}
+    if job.kind in ("data", "clean"):
+        info = {
+            "format": getattr(job.config, "dataset", job.config).format,
+            "rows_in": 31_010,
+            "rows_used": 30_998,
+            "train": 29_998,
+        }
         info |= {"filtered": {"quality_length": 10}, "changed": 7, "dry_run": False, "left_over": {"unranked": 3}}
         info |= {"holdout": 1_000, "bytes": 7_710_600, "dropped": {f"empty text {evil}": 2}}
+        if job.kind == "clean":
+            info |= {"rows_used": 30_966, "train": 29_966, "train_in": 29_998}
+            info |= {"removed": {"duplicate": {"earlier.0": 30, "dataset/holdout": 2}}}
         (output / "info.json").write_text(json.dumps(info))
         return {"rows_in": 31_010, "rows_used": 30_998, "dropped": 2, "filtered": 10, "changed": 7}
     if job.kind == "tokens":

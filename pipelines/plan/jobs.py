@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from pipelines.errors import Problem, RecipeError
-from pipelines.plan.derived import DataJob, ModelJob, TokensJob, VocabularyJob
+from pipelines.plan.derived import CleanJob, DataJob, ModelJob, TokensJob, VocabularyJob
 from pipelines.plan.files import format_of
 from pipelines.recipe.base import Consumes, LocalFile, Reads, Section
 from pipelines.recipe.evaluation import REWARD_FUNCTIONS, EvaluateStage
@@ -21,6 +21,7 @@ from pipelines.recipe.stages import DpoStage, PpoStage, PretrainStage, RewardSta
 
 JobConfig = Annotated[
     DataJob
+    | CleanJob
     | ModelJob
     | TokensJob
     | VocabularyJob
@@ -81,8 +82,9 @@ class Job(Section):
     """Version of the built-in world, where the job takes rows, questions or rewards from it."""
     inputs: dict[str, Input] = Field(default_factory=dict)
     """Role -> artifact. Roles: `dataset`, `tokenizer`, `model`, `reward_model`, `data.0`, `data.1`, ... (a mixture,
-    sorted by fingerprint), and for tasks of evaluate `task.<i>.data`, `task.<i>.reward_model`, ... Where a role is an
-    adapter, `<role>.base` is the full model that it belongs to."""
+    sorted by fingerprint), for cleaning `earlier.0`, ... and `later.0`, ... (datasets above and below, in the recipe's
+    order), and for tasks of evaluate `task.<i>.data`, `task.<i>.reward_model`, ... Where a role is an adapter,
+    `<role>.base` is the full model that it belongs to."""
 
     @property
     def kind(self) -> str:
@@ -104,6 +106,16 @@ class Job(Section):
     def mixture(self) -> list[tuple[str, float]]:
         """(role, share) of every mixed dataset, in the order that decides."""
         return [(role, item.share) for role, item in self.inputs.items() if item.share is not None]
+
+    def spoken(self, of: str) -> str:
+        """What a person calls a role of this job's inputs, or one's holdout (`earlier.0/holdout`)."""
+        role, _, holdout = of.partition("/")
+        if role == "dataset":
+            return "its holdout" if holdout else "itself"
+        if role not in self.inputs:
+            return of
+        name = self.inputs[role].job.split("-", 1)[-1]  # clean-books, data-books
+        return f"the holdout of {name}" if holdout else name
 
     @cached_property
     def fingerprint(self) -> str:
@@ -176,7 +188,7 @@ class Plan:
         """The jobs that a name stands for: a job, a stage, a dataset or a kind of stage."""
         for belongs in (
             lambda job: job.name == name,
-            lambda job: job.stage == name and job.kind not in ("data", "tokens"),
+            lambda job: job.stage == name and job.kind not in ("data", "clean", "tokens"),
             lambda job: job.kind == name,
             lambda job: job.stage == name,
         ):

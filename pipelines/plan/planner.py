@@ -6,11 +6,13 @@ from typing import Any, TypeVar
 
 from pipelines.errors import KeyPath, Problem, RecipeError
 from pipelines.plan.derived import (
+    CleanJob,
     DataJob,
     ModelJob,
     Source,
     TokensJob,
     VocabularyJob,
+    compared_with,
     first_user,
     outside_models,
     starts_outside,
@@ -143,7 +145,7 @@ class _Planner:
         return self._datasets(config)
 
     def _datasets(self, config: TokenizerStage) -> dict[str, Input]:
-        return _mixed([_read(self._data(name), share) for name, share in (config.data or {}).items()])
+        return _mixed([_read(self._dataset(name), share) for name, share in (config.data or {}).items()])
 
     def vocabulary(self, name: str) -> None:
         """The job that measures a tokenizer beside others, where its stage names some."""
@@ -302,13 +304,28 @@ class _Planner:
         name = f"tokens-{dataset}-{made_by.name}" if self._several_tokenizers else f"tokens-{dataset}"
         if name in self.jobs:
             return self.jobs[name]
-        inputs = {"dataset": _read(self._data(dataset)), "tokenizer": _read(made_by)}
+        inputs = {"dataset": _read(self._dataset(dataset)), "tokenizer": _read(made_by)}
         return self._add(name, dataset, TokensJob(format=self.recipe.data[dataset].format), inputs)
+
+    def _dataset(self, name: str) -> Job:
+        """The job whose rows others read: that of the data, or one that cleans them after it."""
+        dataset, data = self.recipe.data[name], self._data(name)
+        if dataset.deduplicate is None:
+            return data
+        if f"clean-{name}" in self.jobs:
+            return self.jobs[f"clean-{name}"]
+        above, below = compared_with(self.recipe, name)
+        inputs = {"dataset": _read(data)}
+        inputs |= {f"earlier.{index}": _read(self._dataset(other)) for index, other in enumerate(above)}
+        # Nothing of them is left out here but what is in their holdout, which their own cleaning never changes.
+        inputs |= {f"later.{index}": _read(self._data(other)) for index, other in enumerate(below)}
+        config = CleanJob(format=dataset.format, deduplicate=dataset.deduplicate)
+        return self._add(f"clean-{name}", name, config, inputs)
 
     def _data(self, name: str) -> Job:
         if f"data-{name}" in self.jobs:
             return self.jobs[f"data-{name}"]
-        dataset = self.recipe.data[name]
+        dataset = self.recipe.data[name].model_copy(update={"deduplicate": None})  # it is of the job after this one
         if dataset.hub and not dataset.revision:
             dataset = self._pinned(name, dataset)
         files, named = dict[str, str](), dict[str, str]()

@@ -253,8 +253,10 @@ def _names(outline: Outline) -> Iterator[Fault]:
         for model in given(stage, "models") or ()
     }
     for name in outline.stage_names:
-        if name.startswith(("data-", "tokens-", "model-", "vocabulary-")):
-            taken = next((start for start in ("model-", "vocabulary-") if name.startswith(start)), "data- or tokens-")
+        if name.startswith(("data-", "tokens-", "clean-", "model-", "vocabulary-")):
+            taken = next(
+                (start for start in ("clean-", "model-", "vocabulary-") if name.startswith(start)), "data- or tokens-"
+            )
             yield Fault(("stages", name), f"names that start with {taken} are taken; choose another", at_key=True)
         elif name in scored:
             message = f"is also the name of the job that stage '{scored[name]}' makes; choose another"

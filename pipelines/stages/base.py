@@ -68,6 +68,7 @@ Stage = Callable[[StageContext], Metrics]
 
 STAGES: Mapping[str, str] = {
     "data": "pipelines.stages.data",
+    "clean": "pipelines.stages.clean",
     "model": "pipelines.stages.model",
     "tokenizer": "pipelines.stages.tokenizer",
     "tokens": "pipelines.stages.tokens",

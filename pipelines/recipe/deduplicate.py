@@ -1,0 +1,31 @@
+"""Chapter `data`, field `deduplicate`: which training rows are copies of others and go."""
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from pipelines.recipe.base import Section
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Deduplicate(Section):
+    """Remove training rows that stood before: in this dataset, in one above it in the recipe that is deduplicated too
+    and has the same format, or in the holdout of any of them. Holdouts stay as they are."""
+
+    warn_above: Share = 0.3
+    """Share of the training rows whose removal is worth a note."""
+
+    def meaning(self) -> dict[str, Any]:
+        """Without what decides nothing of the rows."""
+        return {name: value for name, value in super().meaning().items() if name != "warn_above"}
+
+
+def _bare(value: Any) -> Any:
+    """`true` is all defaults, `false` none."""
+    if isinstance(value, bool):
+        return {} if value else None
+    return value
+
+
+DeduplicateField = Annotated[Deduplicate | None, BeforeValidator(_bare)]
