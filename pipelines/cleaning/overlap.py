@@ -74,7 +74,7 @@ class Judge:
 
 def together(parts: Sequence[tuple[Hits, int]]) -> Hits:
     """Hits of parts that follow each other, with how many documents each has."""
-    first, whole = 0, []
+    first, whole = 0, [Hits(*np.empty((4, 0), np.int64))]
     for hits, documents in parts:
         whole.append(hits._replace(text=hits.text + first))
         first += documents

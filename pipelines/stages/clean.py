@@ -17,6 +17,7 @@ from pipelines.data.shards import place
 from pipelines.errors import DataError
 from pipelines.plan.jobs import CleanJob
 from pipelines.stages.base import Metrics, StageContext
+from pipelines.stages.clean_contamination import contamination_metrics, remove_contaminated
 from pipelines.stages.clean_exact import remove_duplicates
 from pipelines.stages.clean_steps import Shards, Step
 
@@ -43,12 +44,14 @@ def run(ctx: StageContext) -> Metrics:
     _note(ctx, config, verdicts)
     info = _info(ctx.inputs["dataset"], verdicts, less)
     (ctx.output / "info.json").write_text(json.dumps(info, indent=1))
-    return _metrics(info)
+    return dict(_metrics(info)) | dict(contamination_metrics(ctx.output))
 
 
 def _steps(config: CleanJob) -> Iterator[Step]:
     if config.deduplicate:
         yield partial(remove_duplicates, format=config.format)
+    if config.decontaminate:
+        yield partial(remove_contaminated, format=config.format, config=config.decontaminate)
 
 
 # --- rows ---------------------------------------------------------------------------------------------------------
