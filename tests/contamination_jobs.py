@@ -53,7 +53,9 @@ def run_jobs(root: Path, recipe: Mapping[str, Any], **launch: Any) -> dict[str, 
         if job.kind not in KINDS:
             continue
         inputs = {role: found[item.job].output for role, item in job.inputs.items()}
-        ctx = StageContext(job=job, inputs=inputs, workdir=root / job.name, launch=light_settings(Launch(**launch)))
+        ctx = StageContext(
+            job=job, inputs=inputs, workdir=root / job.name, launch=light_settings(Launch(**{"workers": 1, **launch}))
+        )
         shutil.rmtree(ctx.output, ignore_errors=True)
         for folder in (ctx.output, ctx.checkpoints, ctx.record):
             folder.mkdir(parents=True, exist_ok=True)

@@ -28,11 +28,11 @@ class Judge:
     ngrams: Ngrams
     is_common: Array
     """(n-grams,): whether so many documents have it that it says nothing."""
-    min_share: float
-    """Of a text's n-grams that are not common, what a document must have; one n-gram at least."""
+    min_share: Array
+    """(questions,): of a text's n-grams that are not common, what a document must have; one n-gram at least."""
 
     @classmethod
-    def of(cls, ngrams: Ngrams, hits: Hits, *, max_documents: int | None, min_share: float) -> "Judge":
+    def of(cls, ngrams: Ngrams, hits: Hits, *, max_documents: int | None, min_share: Array) -> "Judge":
         """`hits`: those of all training documents. An n-gram that stands in more than `max_documents` is common."""
         times = np.bincount(hits.ngram, minlength=len(ngrams))
         common = np.zeros(len(ngrams), bool) if max_documents is None else times > max_documents
@@ -50,8 +50,9 @@ class Judge:
             hits.text[hit] * len(needed) + text, return_index=True, return_counts=True
         )  # fmt: skip
         document, text = np.divmod(keys, len(needed))
-        whole = times >= np.maximum(1, np.ceil(self.min_share * needed[text]))
-        document, question, hit = document[whole], self.ngrams.question_of[text[whole]], hit[first[whole]]
+        question = self.ngrams.question_of[text]
+        whole = times >= np.maximum(1, np.ceil(self.min_share[question] * needed[text]))
+        document, question, hit = document[whole], question[whole], hit[first[whole]]
         width = len(self.ngrams.is_short)
         keys, first = np.unique(document * width + question, return_index=True)
         document, question = np.divmod(keys, width)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,8 @@ class Questions:
     """Task -> the texts of each question."""
     holdouts: Mapping[str, str]
     """Task -> digest of the holdout that it asks, where it asks one."""
+    documents: Collection[str] = ()
+    """Tasks whose questions are whole documents."""
 
     def save(self, folder: Path) -> None:
         """Write what `load` reads."""
@@ -32,6 +34,7 @@ class Questions:
         ]
         pq.write_table(pa.Table.from_pylist(rows, SCHEMA), folder / FILE, compression="zstd")
         info = {"questions": {task: len(asked) for task, asked in self.tasks.items()}, "holdouts": dict(self.holdouts)}
+        info["documents"] = list(self.documents)
         (folder / INFO).write_text(json.dumps(info, indent=1))
 
     @classmethod
@@ -41,7 +44,7 @@ class Questions:
         table = pq.read_table(folder / FILE, columns=["task", "texts"])
         for task, texts in zip(table.column("task").to_pylist(), table.column("texts").to_pylist(), strict=True):
             tasks[task].append(texts)
-        return cls(tasks, info["holdouts"])
+        return cls(tasks, info["holdouts"], info["documents"])
 
     @cached_property
     def texts(self) -> list[Sequence[str]]:

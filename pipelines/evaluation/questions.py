@@ -31,6 +31,8 @@ _LIMITS = {
     "classification": 10 * finetuned.LIMIT,
 }
 """Rows of a holdout that are asked where the recipe names no limit."""
+_LABEL = re.compile(r"^[ \t]*[A-Z]\w*:[ \t]*", re.MULTILINE)
+"""`Question:` and `Answer:` at the beginning of a line, which a question of few words would not be found with."""
 _WORDS = re.compile(r"[^\W_]+")
 
 
@@ -88,8 +90,8 @@ def _of_benchmark(name: str, limit: int | None, sources: Sources) -> Iterator[Te
 
 
 def texts_of(task: Task, number: int, doc: Any) -> Texts:
-    """Of one row of an lm-eval task: the prompt, the prompt with each answer that is scored or wanted, what lm-eval
-    itself would look for, and those columns that stand in them: a template must not hide them. Worked examples and the
+    """Of one row of an lm-eval task: the prompt, the prompt with each answer that is scored or wanted, those
+    columns that stand in them, and the prompt without labels: no template must hide a question. Worked examples and the
     task's description are left out, which other questions share."""
     config: Any = task.config
     prompt: Any = task.doc_to_text(doc)
@@ -103,11 +105,10 @@ def texts_of(task: Task, number: int, doc: Any) -> Texts:
     targets = [target for target in _strings(task.doc_to_target(doc)) if target.strip()]
     if isinstance(prompt, str):
         asked += [f"{prompt} {target}" for target in targets]
-    query = getattr(task, "doc_to_decontamination_query", None)
-    asked += _strings(query(doc)) if query and task.should_decontaminate() else []  # type: ignore[attr-defined]
     shown = "\n".join(map(_bare, asked))
     columns = [value for value in _strings(doc) if (bare := _bare(value)) and bare in shown]
-    return _distinct([*_strings(prompt), *asked, *columns])
+    prompts = _strings(prompt)
+    return _distinct([*prompts, *asked, *columns, *(_LABEL.sub("", text) for text in prompts)])
 
 
 def _strings(value: Any) -> list[str]:

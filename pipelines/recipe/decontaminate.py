@@ -20,7 +20,8 @@ class Decontaminate(Section):
     """Words one after the other that a question and a row have in common. A question with fewer is looked for as a
     whole, if it has 8 at least (or as many as this)."""
     min_share: Share = 0.0
-    """Share of a question's n-grams that a row must have. 0: one n-gram is enough."""
+    """Share of a question's n-grams that a row must have. 0: one n-gram is enough; of held-out documents, which
+    bits_per_byte and other tasks score, half of them at least."""
     max_documents: PositiveInt | None = 10
     """n-grams in more training rows than this are taken for phrases that everybody uses, and ignored; null ignores
     none."""

@@ -16,7 +16,7 @@ def run(ctx: StageContext) -> Metrics:
     assert isinstance(config, BenchmarksJob)
     ctx.output.mkdir(parents=True, exist_ok=True)
     found: dict[str, dict[tuple[str, ...], None]] = {}
-    holdouts: dict[str, str] = {}
+    holdouts, documents = dict[str, str](), list[str]()
     for index, task in enumerate(config.tasks):
         sources = _sources(ctx, index, task.name)
         name = label(task.name, task.data, sources.named)
@@ -27,7 +27,9 @@ def run(ctx: StageContext) -> Metrics:
             raise DataError(f"task {task.name}: {error}") from error
         if sources.data is not None:
             holdouts[name] = holdout_digest(sources.data)
-    questions = Questions({name: list(asked) for name, asked in found.items()}, holdouts)
+        if sources.format == "text" and name not in documents:
+            documents.append(name)
+    questions = Questions({name: list(asked) for name, asked in found.items()}, holdouts, documents)
     questions.save(ctx.output)
     counts = {f"questions_{name}": len(asked) for name, asked in questions.tasks.items()}
     return {"questions": sum(counts.values())} | counts

@@ -23,6 +23,9 @@ from pipelines.stages.clean_steps import Shards
 
 REASON = "contaminated"
 FACTS, SAMPLES, NGRAMS, HITS = "contamination.json", "contamination.jsonl", "ngrams.npz", "hits.npz"
+DOCUMENT_SHARE = 0.5
+"""Of a held-out document's n-grams, what a row must have at least: one of so many is no sign, but a phrase of the same
+author or book."""
 SHOWN, BEFORE, AFTER = 20, 100, 300
 """Questions of each task in the record; characters of a passage around what is found."""
 
@@ -96,7 +99,7 @@ class _Search:
         if kept is not None:
             is_train[is_train] = kept[hits.text[is_train] - corpus.own]
         train, holdout = (Hits(*(column[mask] for column in hits)) for mask in (is_train, hits.text < corpus.own))
-        judge = Judge.of(ngrams, train, max_documents=config.max_documents, min_share=config.min_share)
+        judge = Judge.of(ngrams, train, max_documents=config.max_documents, min_share=_shares(questions, config))
         found = (judge.matches(train), judge.matches(holdout))
         return cls(shards, format, config, corpus, questions, ngrams, judge, train, *found)
 
@@ -170,17 +173,24 @@ class _Search:
                     continue
                 counts[name] += 1
                 asked = max(self.questions.texts[question], key=len)[:AFTER]
-                passage = _passage(self._said(document), begin, end)
-                yield {"task": name, "question": asked, "split": split, "passage": passage}
+                data = _bytes(self._said(document))
+                passage, shared = data[max(0, begin - BEFORE) : end + AFTER], data[begin:end]
+                shown = {"passage": passage.decode(errors="ignore"), "shared": shared.decode()}
+                yield {"task": name, "question": asked, "split": split} | shown
 
     def _said(self, document: int) -> str:
         return "\n".join(said(self.format, self.corpus.row(document)))
 
 
-def _passage(text: str, begin: int, end: int) -> str:
-    """What stands around these bytes of the plain text; in a text that is all ASCII those are of the text itself."""
-    data = (text if text.isascii() else plain(text)).encode()
-    return data[max(0, begin - BEFORE) : end + AFTER].decode(errors="ignore")
+def _shares(questions: Questions, config: Decontaminate) -> np.ndarray:
+    """Of each question's n-grams, what a row must have; shape (questions,)."""
+    least = [DOCUMENT_SHARE if task in questions.documents else 0.0 for task in questions.tasks]
+    return np.maximum(config.min_share, np.array(least)[np.array(questions.task_of, np.int64)])
+
+
+def _bytes(text: str) -> bytes:
+    """What places of hits refer to: the plain text, or the text itself where all its places are the same."""
+    return (text if text.isascii() else plain(text)).encode()
 
 
 def _part(part: Mapping[str, Any], folder: Path) -> None:

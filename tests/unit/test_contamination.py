@@ -45,7 +45,8 @@ def made(*questions: str | Sequence[str], tasks: Sequence[int] = (), size: int =
 
 def matched(ngrams: Ngrams, *documents: str, most: int | None = 10, share: float = 0.0) -> set[tuple[int, int]]:
     hits = ngrams.hits(documents)
-    found = Judge.of(ngrams, hits, max_documents=most, min_share=share).matches(hits)
+    shares = np.full(len(ngrams.is_short), share)
+    found = Judge.of(ngrams, hits, max_documents=most, min_share=shares).matches(hits)
     return set(zip(found.document.tolist(), found.question.tolist(), strict=True))
 
 
@@ -120,7 +121,7 @@ def test_what_many_documents_have_is_a_phrase() -> None:
     assert matched(ngrams, *documents[1:]) == {(10, 1)} | {(number, 0) for number in range(10)}
     assert len(matched(ngrams, *documents, most=None)) == 12
     hits = ngrams.hits(documents)
-    judge = Judge.of(ngrams, hits, max_documents=10, min_share=0.0)
+    judge = Judge.of(ngrams, hits, max_documents=10, min_share=np.zeros(2))
     assert judge.only_common(hits, judge.matches(hits).question).tolist() == [0]
 
 

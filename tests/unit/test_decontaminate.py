@@ -161,4 +161,19 @@ def test_duplicates_go_first_and_holdouts_stay(tmp_path: Path) -> None:
     assert clean.metrics["removed_duplicate"] == clean.metrics["removed_contaminated"] == 1
     assert clean.by_task["mine"]["holdout_documents"] == 1
     assert clean.by_task["bits_per_byte/books"]["holdout_documents"] is None, "its own holdout tells nothing"
+    shared = [one["shared"] for one in clean.samples if one["question"].startswith(QUESTIONS[1])]
+    assert shared == [" ".join(QUESTIONS[1].split()[:13])]
     assert {one["split"] for one in clean.samples if one["question"].startswith(QUESTIONS[2])} == {"holdout"}
+
+
+def test_a_phrase_of_a_held_out_document_is_no_question(tmp_path: Path) -> None:
+    asked = recipe(tmp_path, "drop")
+    held = " ".join(prose(number) for number in range(100, 104))
+    (tmp_path / "held.jsonl").write_text(json.dumps({"text": held}))
+    texts = [held[: len(held) // 4], f"see: {held[len(held) // 3 :]}", *(prose(number) for number in range(20))]
+    (tmp_path / "books.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    del asked["data"]["books"]["holdout"]
+    asked["data"]["books"] |= {"holdout_files": "held.jsonl"}
+    asked["stages"]["evaluate"]["tasks"] = [{"name": "bits_per_byte", "data": "books"}]
+    clean = run_jobs(tmp_path, asked)["clean-books"]
+    assert [text for text in texts if text not in clean.said()] == texts[1:2]
