@@ -49,6 +49,10 @@ def run(ctx: StageContext) -> Metrics:
 def _steps(config: CleanJob) -> Iterator[Step]:
     if config.deduplicate:
         yield partial(remove_duplicates, format=config.format)
+    if config.deduplicate and config.deduplicate.near < 1:
+        from pipelines.stages.clean_near import remove_near_duplicates  # numba takes a quarter of a second
+
+        yield partial(remove_near_duplicates, format=config.format, config=config.deduplicate)
 
 
 # --- rows ---------------------------------------------------------------------------------------------------------
@@ -101,10 +105,10 @@ def _info(dataset: Path, verdicts: Verdicts, less: int) -> dict[str, Any]:
 
 def _metrics(info: Mapping[str, Any]) -> Metrics:
     metrics: dict[str, float | int | str] = {
-        name: info[name] for name in ("rows_in", "rows_used", "train_in", "train", "holdout", "bytes")
+        name: info[name] for name in ("train_in", "train", "holdout", "rows_in", "rows_used", "bytes")
     }
     counts = {reason: sum(of.values()) for reason, of in info["removed"].items()}
-    metrics["removed"] = sum(counts.values())
+    metrics = {"removed": sum(counts.values())} | metrics
     for reason, of in info["removed"].items():
         metrics[f"removed_{reason}"] = counts[reason]
         metrics |= {f"removed_{reason}_of_{role}": count for role, count in of.items()}
@@ -113,17 +117,19 @@ def _metrics(info: Mapping[str, Any]) -> Metrics:
 
 def _write_samples(ctx: StageContext, corpus: Corpus, verdicts: Verdicts) -> None:
     """removed.jsonl of the record: the first removed rows of each reason and source, with what each is like."""
+    some = [
+        (code, corpus.own + row, int(verdicts.like[row]))
+        for code in range(1, len(verdicts.labels))
+        for row in np.flatnonzero(verdicts.codes == code)[:SAMPLES].tolist()
+    ]
+    rows = corpus.rows_at({number for _, *pair in some for number in pair if number >= 0})
+    shown = {number: json.dumps(row, ensure_ascii=False)[:SHOWN] for number, row in rows.items()}
     with (ctx.record / "removed.jsonl").open("w", encoding="utf-8") as file:
-        for code, (reason, of) in enumerate(verdicts.labels[1:], 1):
-            for row in np.flatnonzero(verdicts.codes == code)[:SAMPLES].tolist():
-                like = int(verdicts.like[row])
-                sample = {"reason": reason, "of": ctx.job.spoken(of), "removed": _shown(corpus, corpus.own + row)}
-                sample |= {"kept": _shown(corpus, like)} if like >= 0 else {}
-                file.write(json.dumps(sample, ensure_ascii=False) + "\n")
-
-
-def _shown(corpus: Corpus, number: int) -> str:
-    return json.dumps(corpus.row(number), ensure_ascii=False)[:SHOWN]
+        for code, row, like in some:
+            reason, of = verdicts.labels[code]
+            sample = {"reason": reason, "of": ctx.job.spoken(of), "removed": shown[row]}
+            sample |= {"kept": shown[like]} if like >= 0 else {}
+            file.write(json.dumps(sample, ensure_ascii=False) + "\n")
 
 
 def _note(ctx: StageContext, config: CleanJob, verdicts: Verdicts) -> None:
