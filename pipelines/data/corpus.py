@@ -1,6 +1,6 @@
 """Rows of several data artifacts as one sequence: what a dataset is compared with, and at the end its own rows."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -66,21 +66,26 @@ class Corpus:
         return np.searchsorted(self.starts, rows, side="right") - 1
 
     def parts(self, *, only_own: bool = False) -> Iterator[dict[str, Any]]:
-        """Row groups that are read together, in order, of one source each: `first` row, its number, and what
-        `read_part` reads."""
-        for source, start in list(zip(self.sources, self.starts.tolist(), strict=False))[-1 if only_own else 0 :]:
-            for numbers in grouped([group.bytes for group in source.groups]):
-                some = [source.groups[number] for number in numbers]
-                rows = sum(group.rows for group in some)
-                files = [[group.file, group.number] for group in some]
-                yield {"folder": str(source.folder), "groups": files, "first": start, "rows": rows}
-                start += rows
+        """Row groups that are read together, in order, of one source each: its number, the number of the `first` row,
+        how many, and what `read_part` reads."""
+        for number in range(len(self.sources))[-1 if only_own else 0 :]:
+            source, first = self.sources[number], int(self.starts[number])
+            for group in grouped([group.bytes for group in source.groups]):
+                some = [source.groups[place] for place in group]
+                rows, files = sum(one.rows for one in some), [[one.file, one.number] for one in some]
+                yield {"source": number, "folder": str(source.folder), "groups": files, "first": first, "rows": rows}
+                first += rows
 
-    def row(self, number: int) -> Row:
-        """One row, read alone."""
-        place = int(self.source_of(np.array([number]))[0])
-        source, within = self.sources[place], number - int(self.starts[place])
-        return rows_at(source.folder, source.split, [within])[within]
+    def rows_at(self, numbers: Collection[int]) -> dict[int, Row]:
+        """Some rows by their numbers."""
+        found, wanted = dict[int, Row](), np.array(sorted(numbers), np.int64)
+        places = self.source_of(wanted)
+        for place in np.unique(places).tolist():
+            source, start = self.sources[place], int(self.starts[place])
+            within = (wanted[places == place] - start).tolist()
+            rows = rows_at(source.folder, source.split, within)
+            found |= {start + number: row for number, row in rows.items()}
+        return found
 
 
 def read_part(part: Mapping[str, Any]) -> Iterator[list[Row]]:

@@ -17,9 +17,8 @@ from pipelines.data.shards import place
 from pipelines.errors import DataError
 from pipelines.plan.jobs import CleanJob
 from pipelines.stages.base import Metrics, StageContext
-from pipelines.stages.clean_contamination import contamination_metrics, remove_contaminated
 from pipelines.stages.clean_exact import remove_duplicates
-from pipelines.stages.clean_steps import Shards, Step
+from pipelines.stages.clean_steps import Shards, Step, contamination_metrics
 
 SAMPLES, SHOWN = 20, 500
 """Removed rows that are kept of each reason and source, and how many characters of each."""
@@ -44,13 +43,19 @@ def run(ctx: StageContext) -> Metrics:
     _note(ctx, config, verdicts)
     info = _info(ctx.inputs["dataset"], verdicts, less)
     (ctx.output / "info.json").write_text(json.dumps(info, indent=1))
-    return dict(_metrics(info)) | dict(contamination_metrics(ctx.output))
+    return _metrics(info) | contamination_metrics(ctx.output)
 
 
 def _steps(config: CleanJob) -> Iterator[Step]:
     if config.deduplicate:
         yield partial(remove_duplicates, format=config.format)
+    if config.deduplicate and config.deduplicate.near < 1:
+        from pipelines.stages.clean_near import remove_near_duplicates  # numba takes a quarter of a second
+
+        yield partial(remove_near_duplicates, format=config.format, config=config.deduplicate)
     if config.decontaminate:
+        from pipelines.stages.clean_contamination import remove_contaminated
+
         yield partial(remove_contaminated, format=config.format, config=config.decontaminate)
 
 
@@ -102,12 +107,12 @@ def _info(dataset: Path, verdicts: Verdicts, less: int) -> dict[str, Any]:
     return info | {"train_in": len(verdicts.codes), "removed": removed}
 
 
-def _metrics(info: Mapping[str, Any]) -> Metrics:
+def _metrics(info: Mapping[str, Any]) -> dict[str, float | int | str]:
     metrics: dict[str, float | int | str] = {
-        name: info[name] for name in ("rows_in", "rows_used", "train_in", "train", "holdout", "bytes")
+        name: info[name] for name in ("train_in", "train", "holdout", "rows_in", "rows_used", "bytes")
     }
     counts = {reason: sum(of.values()) for reason, of in info["removed"].items()}
-    metrics["removed"] = sum(counts.values())
+    metrics = {"removed": sum(counts.values())} | metrics
     for reason, of in info["removed"].items():
         metrics[f"removed_{reason}"] = counts[reason]
         metrics |= {f"removed_{reason}_of_{role}": count for role, count in of.items()}
@@ -116,17 +121,19 @@ def _metrics(info: Mapping[str, Any]) -> Metrics:
 
 def _write_samples(ctx: StageContext, corpus: Corpus, verdicts: Verdicts) -> None:
     """removed.jsonl of the record: the first removed rows of each reason and source, with what each is like."""
+    some = [
+        (code, corpus.own + row, int(verdicts.like[row]))
+        for code in range(1, len(verdicts.labels))
+        for row in np.flatnonzero(verdicts.codes == code)[:SAMPLES].tolist()
+    ]
+    rows = corpus.rows_at({number for _, *pair in some for number in pair if number >= 0})
+    shown = {number: json.dumps(row, ensure_ascii=False)[:SHOWN] for number, row in rows.items()}
     with (ctx.record / "removed.jsonl").open("w", encoding="utf-8") as file:
-        for code, (reason, of) in enumerate(verdicts.labels[1:], 1):
-            for row in np.flatnonzero(verdicts.codes == code)[:SAMPLES].tolist():
-                like = int(verdicts.like[row])
-                sample = {"reason": reason, "of": ctx.job.spoken(of), "removed": _shown(corpus, corpus.own + row)}
-                sample |= {"kept": _shown(corpus, like)} if like >= 0 else {}
-                file.write(json.dumps(sample, ensure_ascii=False) + "\n")
-
-
-def _shown(corpus: Corpus, number: int) -> str:
-    return json.dumps(corpus.row(number), ensure_ascii=False)[:SHOWN]
+        for code, row, like in some:
+            reason, of = verdicts.labels[code]
+            sample = {"reason": reason, "of": ctx.job.spoken(of), "removed": shown[row]}
+            sample |= {"kept": shown[like]} if like >= 0 else {}
+            file.write(json.dumps(sample, ensure_ascii=False) + "\n")
 
 
 def _note(ctx: StageContext, config: CleanJob, verdicts: Verdicts) -> None:

@@ -18,11 +18,10 @@ from pipelines.data.corpus import Corpus, read_part
 from pipelines.data.formats import said
 from pipelines.errors import DataError
 from pipelines.recipe.decontaminate import Decontaminate
-from pipelines.stages.base import Metrics
-from pipelines.stages.clean_steps import Shards
+from pipelines.stages.clean_steps import CONTAMINATION, Shards
 
 REASON = "contaminated"
-FACTS, SAMPLES, NGRAMS, HITS = "contamination.json", "contamination.jsonl", "ngrams.npz", "hits.npz"
+SAMPLES, NGRAMS, HITS = "contamination.jsonl", "ngrams.npz", "hits.npz"
 DOCUMENT_SHARE = 0.5
 """Of a held-out document's n-grams, what a row must have at least: one of so many is no sign, but a phrase of the same
 author or book."""
@@ -54,17 +53,6 @@ def tell_contaminated(shards: Shards, format: str, config: Decontaminate) -> Non
     found = _Search.over(shards, format, config, None)
     found.write()
     found.note("they stay")
-
-
-def contamination_metrics(output: Path) -> Metrics:
-    """Of what was written into an output, if it was."""
-    if not (output / FACTS).exists():
-        return {}
-    facts = json.loads((output / FACTS).read_text())
-    metrics: dict[str, float | int | str] = {"contaminated": facts["contaminated"]}
-    for task in facts["tasks"]:
-        metrics |= {f"contaminated_{task['task']}": task["documents"], f"found_{task['task']}": task["found"]}
-    return metrics
 
 
 @dataclass(frozen=True)
@@ -106,7 +94,7 @@ class _Search:
     def write(self) -> None:
         """The facts into the output, and samples into the record."""
         ctx = self.shards.ctx
-        (ctx.output / FACTS).write_text(json.dumps(self.facts, indent=1, ensure_ascii=False))
+        (ctx.output / CONTAMINATION).write_text(json.dumps(self.facts, indent=1, ensure_ascii=False))
         self._write_samples(ctx.record / SAMPLES)
 
     def note(self, fate: str) -> None:
@@ -158,28 +146,31 @@ class _Search:
         return ", ".join(f"{name} {count:,}" for name, count in sorted(counts, key=lambda one: -one[1]))
 
     def _write_samples(self, path: Path) -> None:
+        """Each question that is chosen with the first passage that has it, and the words that both share."""
+        chosen = list(self._chosen())
+        rows = self.corpus.rows_at({document for document, *_ in chosen})
         with path.open("w", encoding="utf-8") as file:
-            for sample in self._samples():
+            for document, question, begin, end in chosen:
+                data = _bytes("\n".join(said(self.format, rows[document])))
+                sample = {
+                    "task": list(self.questions.tasks)[self.questions.task_of[question]],
+                    "question": max(self.questions.texts[question], key=len)[:AFTER],
+                    "split": "train" if document >= self.corpus.own else "holdout",
+                    "passage": data[max(0, begin - BEFORE) : end + AFTER].decode(errors="ignore"),
+                    "shared": data[begin:end].decode(),
+                }
                 file.write(json.dumps(sample, ensure_ascii=False) + "\n")
 
-    def _samples(self) -> Iterator[dict[str, str]]:
-        """Of each task the first questions that are found, each with the first passage that has it."""
+    def _chosen(self) -> Iterator[tuple[int, int, int, int]]:
+        """(document, question, first and last byte) of the first questions of each task that are found."""
         task_of, names, counts = self.questions.task_of, list(self.questions.tasks), Counter[str]()
-        for split, found in (("train", self.train), ("holdout", self.holdout)):
+        for found in (self.train, self.holdout):
             first = np.sort(np.unique(found.question, return_index=True)[1])
-            for document, question, begin, end in zip(*(column[first].tolist() for column in found), strict=True):
-                name = names[task_of[question]]
-                if counts[name] == SHOWN or (split == "holdout" and name in self._own):
-                    continue
-                counts[name] += 1
-                asked = max(self.questions.texts[question], key=len)[:AFTER]
-                data = _bytes(self._said(document))
-                passage, shared = data[max(0, begin - BEFORE) : end + AFTER], data[begin:end]
-                shown = {"passage": passage.decode(errors="ignore"), "shared": shared.decode()}
-                yield {"task": name, "question": asked, "split": split} | shown
-
-    def _said(self, document: int) -> str:
-        return "\n".join(said(self.format, self.corpus.row(document)))
+            for one in zip(*(column[first].tolist() for column in found), strict=True):
+                name = names[task_of[one[1]]]
+                if counts[name] < SHOWN and not (found is self.holdout and name in self._own):
+                    counts[name] += 1
+                    yield one
 
 
 def _shares(questions: Questions, config: Decontaminate) -> np.ndarray:

@@ -2,8 +2,8 @@
 
 from pipelines.plan.jobs import ContaminationJob
 from pipelines.stages.base import Metrics, StageContext
-from pipelines.stages.clean_contamination import contamination_metrics, tell_contaminated
-from pipelines.stages.clean_steps import Shards
+from pipelines.stages.clean_contamination import tell_contaminated
+from pipelines.stages.clean_steps import Shards, contamination_metrics
 
 
 def run(ctx: StageContext) -> Metrics:
