@@ -6,16 +6,18 @@ from typing import Any
 
 import pytest
 from contamination_jobs import Ran, run_jobs
-from tiny_recipe import planned
+from tiny_recipe import planned, write
 from tiny_task import TASK
 
 from pipelines.errors import DataError
+from pipelines.recipe.load import find_problems
 
 QUESTIONS = [
     "Which of the two rivers that meet below the old town carries more water in the spring of most years?",
     "If a baker sells nine loaves in the morning and twice as many after noon, how many loaves does he sell in all?",
     "What did the lighthouse keeper write in his book every night before he went to bed in the tower?",
 ]
+NO_QUESTION = "so there is no question to look for; add an evaluate stage with benchmarks"
 WORDS = ("mill", "barn", "well", "road", "tree", "boat", "drum", "kite", "lamp", "door", "bell", "cart")
 
 
@@ -66,6 +68,28 @@ def recipe(root: Path, action: Any, **more: Any) -> dict[str, Any]:
 
 def found_in(ran: Ran) -> list[tuple[str, str, bool]]:
     return [(one["task"], one["question"], QUESTIONS[0][5:90].lower() in one["passage"].lower()) for one in ran.samples]
+
+
+@pytest.mark.parametrize(
+    ("stages", "told"),
+    [
+        ({}, [f"this recipe evaluates nothing, {NO_QUESTION}"]),
+        ({"evaluate": {"models": "pretrain", "tasks": [{"name": "embeddings"}]}},
+         [f"this recipe asks only about single words, {NO_QUESTION}"]),
+        ({"evaluate": {"models": "pretrain", "tasks": ["mine", {"name": "embeddings"}]}}, []),
+        ({"evaluate": {"models": "pretrain", "tasks": 3}}, ["needs a block of fields, got 3"]),
+    ],
+)  # fmt: skip
+def test_a_recipe_that_asks_nothing_has_nothing_to_look_for(tmp_path: Path, stages: Any, told: list[str]) -> None:
+    asked = recipe(tmp_path, "drop")
+    asked["stages"] = {name: asked["stages"][name] for name in ("tokenizer", "pretrain")} | stages
+    asked["data"] = {"books": asked["data"]["books"]}
+    problems = find_problems(write(tmp_path, asked))
+    assert [problem.message for problem in problems] == told
+    if told and stages != {"evaluate": {"models": "pretrain", "tasks": 3}}:
+        lines = (tmp_path / "tiny.yaml").read_text().splitlines()
+        (problem,) = problems
+        assert lines[problem.line - 1][problem.column - 1 :] == "drop" and problem.path == "data.books.decontaminate"
 
 
 def test_rows_with_a_question_go(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
