@@ -41,7 +41,7 @@ def remove_contaminated(corpus: Corpus, verdicts: Verdicts, shards: Shards, form
             f"({found.spoken()}), and max_dropped allows {config.max_dropped:.0%}. Look at "
             f"{shards.ctx.record / SAMPLES}; then raise max_dropped or min_share, or let it tell only"
         )
-    found.note("they go")
+    found.note()
     document, first = np.unique(found.train.document, return_index=True)
     task = np.array(found.questions.task_of)[found.train.question[first]]
     for number, name in enumerate(found.questions.tasks):
@@ -52,7 +52,7 @@ def tell_contaminated(shards: Shards, format: str, config: Decontaminate) -> Non
     """The same without removing anything."""
     found = _Search.over(shards, format, config, None)
     found.write()
-    found.note("they stay")
+    found.note()
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,14 @@ class _Search:
         (ctx.output / CONTAMINATION).write_text(json.dumps(self.facts, indent=1, ensure_ascii=False))
         self._write_samples(ctx.record / SAMPLES)
 
-    def note(self, fate: str) -> None:
+    def note(self) -> None:
         """A line for the terminal, where something is found."""
-        if self.facts["contaminated"]:
+        if count := self.facts["contaminated"]:
+            rows, it = ("row has", "it") if count == 1 else ("rows have", "they")
+            verb = {"drop": "goes", "tell": "stays"} if count == 1 else {"drop": "go", "tell": "stay"}
             print(
-                f"note: {self.facts['contaminated']:,} training rows have questions of the benchmarks, and {fate} "
-                f"({self.spoken()}): {self.shards.ctx.record / SAMPLES}",
+                f"note: {count:,} training {rows} questions of the benchmarks, and {it} {verb[self.config.action]} "
+                f"({self.spoken()}); passages: record/{SAMPLES}",
                 flush=True,
             )
 

@@ -102,7 +102,9 @@ def test_rows_with_a_question_go(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert after.by_task == {"mine": wanted | {"holdout_documents": 0}}
         assert after.metrics["contaminated_mine"] == after.metrics["removed_contaminated"] == 1
         assert found_in(after) == [("mine", f"{QUESTIONS[0]} one", True)]
-    assert capsys.readouterr().out.count("note: 1 training rows have questions of the benchmarks, and they go") == 3
+    assert (
+        capsys.readouterr().out.count("note: 1 training row has questions of the benchmarks, and it goes (mine 1)") == 3
+    )
 
 
 def test_rows_with_a_question_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,7 +115,7 @@ def test_rows_with_a_question_are_told(tmp_path: Path, capsys: pytest.CaptureFix
         assert (told.by_task["mine"]["found"], told.facts["contaminated"], told.facts["action"]) == (1, 1, "tell")
         assert told.metrics == {"contaminated": 1, "contaminated_mine": 1, "found_mine": 1}
         assert found_in(told) == [("mine", f"{QUESTIONS[0]} one", True)]
-    assert "and they stay (mine 1)" in capsys.readouterr().out
+    assert "and it stays (mine 1)" in capsys.readouterr().out
 
 
 def test_telling_changes_nothing_that_is_trained(tmp_path: Path) -> None:
