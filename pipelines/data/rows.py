@@ -47,6 +47,7 @@ class RowGroup:
     file: str
     number: int
     bytes: int
+    rows: int
 
 
 def row_groups(folder: Path) -> Iterator[RowGroup]:
@@ -58,7 +59,8 @@ def row_groups(folder: Path) -> Iterator[RowGroup]:
         for path in sorted(folder.glob(f"{split}-*.parquet")):
             metadata = pyarrow.parquet.read_metadata(path)
             for number in range(metadata.num_row_groups):
-                yield RowGroup(split, path.name, number, metadata.row_group(number).total_byte_size)
+                group = metadata.row_group(number)
+                yield RowGroup(split, path.name, number, group.total_byte_size, group.num_rows)
 
 
 def read_group(path: Path, number: int, batch_size: int = 1024) -> Iterator[list[Row]]:

@@ -1,12 +1,14 @@
 """What a recipe implies without naming it a stage: its data, their tokens, and models made elsewhere."""
 
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
-from pipelines.recipe.base import ArtifactKind, OutsideModel
+from pipelines.recipe.base import ArtifactKind, OutsideModel, Reads, Section
 from pipelines.recipe.data import Dataset, Format
+from pipelines.recipe.decontaminate import Decontaminate
+from pipelines.recipe.deduplicate import Deduplicate
 from pipelines.recipe.kinds import starts_from
 from pipelines.recipe.root import Recipe
 from pipelines.recipe.stages import TokenizerStage
@@ -29,6 +31,44 @@ class DataJob(StageConfig):
         """2 of files and Hub data: other roles, system columns, histories and empty files are read now. What the
         built-in world says has versions of its own."""
         return 1 if self.dataset.builtin else 2
+
+
+class CleanJob(StageConfig):
+    """Derived from an entry of `data` that is cleaned against others: its artifact reads like that of its data job."""
+
+    produces = ArtifactKind.DATASET
+    kind: Literal["clean"] = "clean"
+    format: Format
+    deduplicate: Deduplicate | None = None
+    decontaminate: Decontaminate | None = None
+    """Where it is to drop rows."""
+
+
+class AskedTask(Section):
+    """A task of an evaluate stage, as far as it decides which questions are asked."""
+
+    name: str
+    limit: PositiveInt | None = None
+    data: Annotated[str | None, Reads(("text", "prompt", "labelled", "pairs"))] = None
+    """What the dataset is called whose holdout it asks."""
+
+
+class BenchmarksJob(StageConfig):
+    """Derived from all evaluate stages: the questions that they ask, which must not be in training data."""
+
+    produces = ArtifactKind.QUESTIONS
+    kind: Literal["benchmarks"] = "benchmarks"
+    tasks: tuple[AskedTask, ...]
+
+
+class ContaminationJob(StageConfig):
+    """Derived from a dataset that is to tell what it has of the benchmarks: it only feeds the report, so that another
+    benchmark trains no model anew."""
+
+    produces = ArtifactKind.CONTAMINATION
+    kind: Literal["contamination"] = "contamination"
+    format: Format
+    decontaminate: Decontaminate
 
 
 class TokensJob(StageConfig):
@@ -62,6 +102,32 @@ class VocabularyJob(StageConfig):
     """How those of other sizes are trained."""
     compare: tuple[Reference, ...] = ()
     sweep: tuple[int, ...] = ()
+
+
+def compared_with(recipe: Recipe, name: str) -> tuple[list[str], list[str]]:
+    """The datasets above and below one in the recipe that are deduplicated with it: used by a stage, and of its
+    format. An unused one costs nothing and takes nothing away."""
+    format, used = recipe.data[name].format, {name, *_used(recipe.stages.values())}
+    among = [
+        other
+        for other, dataset in recipe.data.items()
+        if dataset.deduplicate and dataset.format == format and other in used
+    ]
+    place = among.index(name)
+    return among[:place], among[place + 1 :]
+
+
+def _used(sections: Iterable[Any]) -> Iterator[str]:
+    """Names of datasets that sections read, at every depth."""
+    for section in sections:
+        if not isinstance(section, Section):
+            continue
+        for field, _ in section.marked(Reads):
+            value = getattr(section, field)
+            yield from [value] if isinstance(value, str) else (value or ())
+        for field in type(section).model_fields:
+            value = getattr(section, field)
+            yield from _used(value if isinstance(value, tuple) else (value,))
 
 
 def outside_tokenizers(recipe: Recipe) -> Iterator[tuple[str, Reference]]:

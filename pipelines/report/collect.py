@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipelines.plan.jobs import Job, Plan
+from pipelines.report.contamination import ContaminationFacts, contamination
 from pipelines.report.tokenizers import TokenizerFacts, tokenizers
 from pipelines.store.artifacts import Artifact, ArtifactStore, Found, survey
 from pipelines.store.durable import write_json
@@ -84,7 +85,7 @@ class DataFacts(Fact):
     rows_in: int
     rows_used: int
     dropped: int
-    """Rows that are not used: unusable, or taken out by quality filters."""
+    """Rows that are not used: unusable, taken out by quality filters, or removed when the dataset was cleaned."""
     dropped_by_reason: dict[str, int]
     would_drop: dict[str, int] = {}
     """What quality filters would take out, were this no dry run, by reason."""
@@ -163,6 +164,7 @@ class Report(Fact):
     samples: list[SampleFacts]
     words: list[WordFacts] = []
     tokenizers: list[TokenizerFacts] = []
+    contamination: list[ContaminationFacts] = []
     provenance: dict[str, Any]
     """Of the job that finished last: versions, commit, machine."""
 
@@ -220,10 +222,11 @@ def collect(plan: Plan, store: ArtifactStore) -> Report:
         stages=[_stage(job, found[job.name]) for job in plan.jobs],
         scores=[score for job, artifact in scored for score in _scores(job, artifact)],
         lineage=[Edge(source=item.job, target=job.name, role=role) for job, role, item in edges],
-        data=[_data(job, artifact, _tokens(plan, job, done)) for job, artifact in finished if job.kind == "data"],
+        data=[_data(plan, job, done) for job, _ in finished if job.kind == "data"],
         uses=[use for job, artifact in finished for use in _uses(plan, job, artifact)],
         samples=_unique(sample for job, artifact in scored for sample in _samples(job, artifact)),
         tokenizers=tokenizers(plan, done),
+        contamination=contamination(plan, done),
         words=[word for job, artifact in scored for word in _words(job, artifact)],
         provenance=dict(newest.provenance) if newest else {},
     )
@@ -298,10 +301,13 @@ def _unique(samples: Iterable[SampleFacts]) -> list[SampleFacts]:
     return list({(sample.stage, sample.kind, sample.prompt): sample for sample in samples}.values())
 
 
-def _data(job: Job, artifact: Artifact, tokens: int | None) -> DataFacts:
-    info = json.loads((artifact.output / "info.json").read_text(encoding="utf-8"))
+def _data(plan: Plan, job: Job, done: Mapping[str, Artifact]) -> DataFacts:
+    """Of a dataset that is cleaned, what is left after that, once it is done."""
+    clean = plan.by_name.get(f"clean-{job.stage}")
+    last = clean if clean and clean.name in done else job
+    info = json.loads((done[last.name].output / "info.json").read_text(encoding="utf-8"))
     filtered, is_dry = info.get("filtered", {}), info.get("dry_run", False)
-    dropped = info["dropped"] | ({} if is_dry else filtered)
+    dropped = info["dropped"] | ({} if is_dry else filtered) | _removed(last, info.get("removed", {}))
     return DataFacts(
         name=job.stage,
         format=info["format"],
@@ -310,9 +316,16 @@ def _data(job: Job, artifact: Artifact, tokens: int | None) -> DataFacts:
         would_drop=filtered if is_dry else {},
         left_over=info.get("left_over", {}),
         changed=info.get("changed", 0),
-        tokens=tokens,
+        tokens=_tokens(plan, last, done),
         **{name: info[name] for name in ("rows_in", "rows_used", "train", "holdout", "bytes")},
     )
+
+
+def _removed(job: Job, removed: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """Rows that cleaning removed, by reason and by the dataset of today that they are like."""
+    return {
+        f"{reason} of {job.spoken(of)}": count for reason, counts in removed.items() for of, count in counts.items()
+    }
 
 
 def _tokens(plan: Plan, data: Job, done: Mapping[str, Artifact]) -> int | None:

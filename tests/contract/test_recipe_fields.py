@@ -12,6 +12,7 @@ import pytest
 from pipelines.recipe.accelerate_files import read_accelerate
 from pipelines.recipe.base import OutsideModel, Section
 from pipelines.recipe.data import BUILTIN, CELLS, COLUMNS, COLUMNS_OF, FILE_KINDS, PACKED, PROSE, Dataset
+from pipelines.recipe.deduplicate import Deduplicate
 from pipelines.recipe.docstrings import docstrings, first_sentence
 from pipelines.recipe.evaluation import REWARD_FUNCTIONS, TaskConfig
 from pipelines.recipe.launch import Launch, StageLaunch
@@ -32,6 +33,7 @@ SECTIONS: list[type[Section]] = [
     StageLaunch,
     OutsideModel,
     TaskConfig,
+    Deduplicate,
     *STAGES.values(),
 ]
 
