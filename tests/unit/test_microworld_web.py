@@ -1,4 +1,4 @@
-"""Pages about the village: each kind of junk that is planted is what one step of cleaning finds, and nothing else is."""
+"""Pages about the village: each kind of junk that is planted is found by one step of cleaning, and nothing else is."""
 
 from collections import Counter, defaultdict
 
