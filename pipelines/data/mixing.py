@@ -65,9 +65,14 @@ class PhasedMixture:
                     result[chosen[places]] = rows + self._starts[dataset]
         return result
 
-    def taken(self) -> tuple[int, ...]:
-        """Rows of each dataset in the whole run."""
-        return self._parts[-1].taken_before(self.length)
+    def parts(self) -> list[tuple[int, tuple[int, ...]]]:
+        """(first position, rows of each dataset) of each part with the same shares; in sum, what the run takes."""
+        ends = [*(part.start for part in self._parts[1:]), self.length]
+        after = [part.taken_before(end) for part, end in zip(self._parts, ends, strict=True)]
+        return [
+            (part.start, tuple(np.subtract(rows, part.taken).tolist()))
+            for part, rows in zip(self._parts, after, strict=True)
+        ]
 
 
 def _parts(phases: Sequence[Phase], caps: Sequence[int | None], length: int) -> list[_Part]:
