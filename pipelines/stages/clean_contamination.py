@@ -78,7 +78,8 @@ class _Search:
         ctx = shards.ctx
         corpus, questions = Corpus({"dataset": ctx.inputs["dataset"]}), Questions.load(ctx.inputs["benchmarks"])
         few = config.max_documents or len(questions.texts)
-        ngrams = Ngrams.of(questions.texts, questions.task_of, size=config.ngram, few=few)
+        documents = [number for number, task in enumerate(questions.tasks) if task in questions.documents]
+        ngrams = Ngrams.of(questions.texts, questions.task_of, size=config.ngram, few=few, documents=documents)
         ngrams.save(ctx.checkpoints / NGRAMS)
         common = {"ngrams": str(ctx.checkpoints / NGRAMS), "format": format}
         parts = [part | common for part in _joined(list(corpus.parts()))]
