@@ -166,7 +166,7 @@ def test_a_hash_is_never_enough() -> None:
     ngrams = made(QUESTION)
     other = replace(ngrams, text=np.frombuffer(ngrams.text.tobytes().replace(b"water", b"metal"), np.uint8))
     assert len(ngrams.hits([QUESTION]).ngram) == 7
-    assert len(other.hits([QUESTION]).ngram) == 1, "that without the word"
+    assert len(other.hits([QUESTION]).ngram) == 3, "those without the word"
 
 
 def test_it_can_be_kept_in_a_file(tmp_path: Path) -> None:
