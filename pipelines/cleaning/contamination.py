@@ -6,7 +6,7 @@ than 10 documents is taken for a phrase of the language.
 """
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -21,6 +21,8 @@ Array = np.ndarray
 
 MIN_WORDS = 8
 """Words of the shortest question that is looked for."""
+MOST = 1000
+"""n-grams of a whole document that are looked for."""
 TEMPLATE_SHARE = 0.01
 """Share of a task's questions from which on words that they have in common are their template, unless they are few."""
 _BITS, _SLOTS = 16, 2
@@ -68,14 +70,24 @@ class Ngrams:
     """(questions,): whether no text of it has enough words to be looked for."""
 
     @classmethod
-    def of(cls, questions: Sequence[Sequence[str]], tasks: Sequence[int], *, size: int, few: int) -> Self:
+    def of(
+        cls,
+        questions: Sequence[Sequence[str]],
+        tasks: Sequence[int],
+        *,
+        size: int,
+        few: int,
+        documents: Collection[int] = (),
+    ) -> Self:
         """`questions`: the texts of each; `tasks`: the number of its task. `size`: words of an n-gram; a text that has
         fewer is one as a whole, if it has MIN_WORDS or `size`. An n-gram is of a template where more than `few` of a
-        task's questions, and more than TEMPLATE_SHARE of them, have it."""
+        task's questions, and more than TEMPLATE_SHARE of them, have it. `documents`: tasks whose questions are whole
+        documents, of which a document must have more than an n-gram, so that MOST of each stand for all."""
         question_of = np.repeat(np.arange(len(questions)), [len(texts) for texts in questions])
         data, starts = joined([plain(text) for texts in questions for text in texts])
         text, begins, ends, hashes, firsts = _bare(data, starts)
-        places, sizes, text_of = _places(np.diff(firsts), firsts[:-1], size)
+        most = np.where(np.isin(np.asarray(tasks, np.int64), list(documents)), MOST, np.iinfo(np.int64).max)
+        places, sizes, text_of = _places(np.diff(firsts), firsts[:-1], size, most[question_of])
         slots = _power_of_two(_SLOTS * max(len(places), 1))
         keys, numbers = np.zeros(slots, np.uint64), np.zeros(slots, np.int32)
         ngram_of, found = np.empty(len(places), np.int64), np.empty((len(places), 2), np.int64)
@@ -141,13 +153,16 @@ def _bare(data: Array, starts: Array) -> tuple[Array, Array, Array, Array, Array
     return text[:used].copy(), begins[:words].copy(), ends[:words].copy(), hashes[:words].copy(), firsts
 
 
-def _places(words: Array, firsts: Array, size: int) -> tuple[Array, Array, Array]:
-    """First word, size and text of every n-gram. `words`, `firsts`: how many words each text has, and its first."""
+def _places(words: Array, firsts: Array, size: int, most: Array) -> tuple[Array, Array, Array]:
+    """First word, size and text of every n-gram. `words`, `firsts`, `most`: how many words each text has, its first,
+    and how many n-grams are taken, evenly spread."""
     sizes = np.minimum(words, size)
     counts = np.where(sizes >= min(MIN_WORDS, size), words - sizes + 1, 0)
+    steps = np.maximum(1, -(-counts // most))
+    counts = -(-counts // steps)
     text_of = np.repeat(np.arange(len(words)), counts)
     inside = np.arange(len(text_of)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return firsts[text_of] + inside, sizes[text_of], text_of
+    return firsts[text_of] + inside * steps[text_of], sizes[text_of], text_of
 
 
 def _of_templates(ngram: Array, question: Array, tasks: Array, few: int) -> Array:

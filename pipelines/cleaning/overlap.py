@@ -60,8 +60,8 @@ class Judge:
 
     def only_common(self, hits: Hits, found: Array) -> Array:
         """Questions that are not among those found, but have a common n-gram that stands in a document."""
-        common = np.flatnonzero(self.is_common[hits.ngram])
-        _, text = self._of_texts(common, hits.ngram[common])
+        common = np.unique(hits.ngram[self.is_common[hits.ngram]])
+        _, text = self._of_texts(common, common)
         return np.setdiff1d(self.ngrams.question_of[text], found)
 
     def _of_texts(self, hit: Array, ngram: Array) -> tuple[Array, Array]:

@@ -7,11 +7,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
 from lm_eval.api.task import Task
 
 from pipelines.cleaning.contamination import plain
 from pipelines.data.formats import Row, said
 from pipelines.data.rows import read_rows
+from pipelines.errors import DataError
 from pipelines.evaluation import bits, finetuned, masked, scoring
 from pipelines.evaluation.harness import quiet, standard_task, task_file
 from pipelines.evaluation.pseudo import read_minimal_pairs
@@ -86,7 +88,10 @@ def _of_benchmark(name: str, limit: int | None, sources: Sources) -> Iterator[Te
     with quiet():
         task = TaskFile.read(path).build(name, sources.scratch, limit=limit) if path else standard_task(name)
         for number, doc in task.doc_iterator(limit=limit):
-            yield texts_of(task, number, doc)
+            try:
+                yield texts_of(task, number, doc)
+            except TemplateError as error:
+                raise DataError(f"{error}; its templates name what row {number} has not") from error
 
 
 def texts_of(task: Task, number: int, doc: Any) -> Texts:

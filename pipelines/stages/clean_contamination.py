@@ -78,9 +78,11 @@ class _Search:
         ctx = shards.ctx
         corpus, questions = Corpus({"dataset": ctx.inputs["dataset"]}), Questions.load(ctx.inputs["benchmarks"])
         few = config.max_documents or len(questions.texts)
-        ngrams = Ngrams.of(questions.texts, questions.task_of, size=config.ngram, few=few)
+        documents = [number for number, task in enumerate(questions.tasks) if task in questions.documents]
+        ngrams = Ngrams.of(questions.texts, questions.task_of, size=config.ngram, few=few, documents=documents)
         ngrams.save(ctx.checkpoints / NGRAMS)
-        parts = [part | {"ngrams": str(ctx.checkpoints / NGRAMS), "format": format} for part in corpus.parts()]
+        common = {"ngrams": str(ctx.checkpoints / NGRAMS), "format": format}
+        parts = [part | common for part in _joined(list(corpus.parts()))]
         folders = shards.make("contamination", _part, parts)
         hits = together([_load(folder / HITS) for folder in folders])
         is_train = hits.text >= corpus.own
@@ -173,6 +175,15 @@ class _Search:
                 if counts[name] < SHOWN and not (found is self.holdout and name in self._own):
                     counts[name] += 1
                     yield one
+
+
+def _joined(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The holdout and the rows after it in one part: small data are not worth a second process."""
+    if len(parts) < 2:
+        return parts
+    first, second = parts[:2]
+    both = {"groups": first["groups"] + second["groups"], "rows": first["rows"] + second["rows"]}
+    return [first | both, *parts[2:]]
 
 
 def _shares(questions: Questions, config: Decontaminate) -> np.ndarray:

@@ -3,6 +3,7 @@
 import random
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +39,15 @@ def ngrams_of(text: str, size: int) -> set[tuple[str, ...]]:
     return {tuple(words[place : place + size]) for place in range(len(words) - size + 1)}
 
 
-def made(*questions: str | Sequence[str], tasks: Sequence[int] = (), size: int = 13, few: int = 10) -> Ngrams:
+def made(
+    *questions: str | Sequence[str],
+    tasks: Sequence[int] = (),
+    size: int = 13,
+    few: int = 10,
+    documents: Sequence[int] = (),
+) -> Ngrams:
     texts = [[question] if isinstance(question, str) else question for question in questions]
-    return Ngrams.of(texts, tasks or [0] * len(texts), size=size, few=few)
+    return Ngrams.of(texts, tasks or [0] * len(texts), size=size, few=few, documents=documents)
 
 
 def matched(ngrams: Ngrams, *documents: str, most: int | None = 10, share: float = 0.0) -> set[tuple[int, int]]:
@@ -143,6 +150,23 @@ def test_a_share_of_the_question_may_be_asked_for() -> None:
     assert matched(made(" ".join(words)), part) == {(0, 0)}
     assert matched(made(" ".join(words)), part, share=0.5) == set()
     assert matched(made(" ".join(words)), " ".join(words[:30]), share=0.5) == {(0, 0)}
+
+
+def test_of_a_whole_document_some_ngrams_stand_for_all() -> None:
+    words = [f"w{number}" for number in range(2500)]
+    book = " ".join(words)
+    ngrams = made(book, book, tasks=[0, 1], documents=[1])
+    assert ngrams.ngrams_of.tolist() == [2488, 830]
+    assert len(ngrams.hits([" ".join(words[:1700])]).ngram) == 1688
+    parts = [" ".join(words[:1300]), " ".join(words[1000:2000]), " ".join(words[700:])]
+    assert matched(ngrams, *parts, share=0.5) == {(0, 0), (0, 1), (2, 0), (2, 1)}
+
+
+def test_a_hash_is_never_enough() -> None:
+    ngrams = made(QUESTION)
+    other = replace(ngrams, text=np.frombuffer(ngrams.text.tobytes().replace(b"water", b"metal"), np.uint8))
+    assert len(ngrams.hits([QUESTION]).ngram) == 7
+    assert len(other.hits([QUESTION]).ngram) == 3, "those without the word"
 
 
 def test_it_can_be_kept_in_a_file(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from contamination_jobs import Ran, run_jobs
 from tiny_recipe import planned, write
 from tiny_task import TASK
 
+from pipelines.data import shards
+from pipelines.data.row_writer import RowWriter
 from pipelines.errors import DataError
 from pipelines.recipe.load import find_problems
 
@@ -143,13 +145,16 @@ def test_dropping_makes_anew_what_reads_the_rows_and_not_the_rows_themselves(tmp
     assert not any(name.startswith("data-") for name in changed)
 
 
-def test_the_result_does_not_depend_on_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    left = []
-    for workers in (1, 2):
-        root = tmp_path / str(workers)
-        ran = run_jobs(root, recipe(root, "drop"), workers=workers)
-        left.append([(job.facts, job.samples, job.said()) for name, job in ran.items() if name.startswith("clean-")])
-    assert left[0] == left[1]
+def test_the_result_does_not_depend_on_the_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor on who makes them, which is what shards promise."""
+    whole = run_jobs(tmp_path / "whole", recipe(tmp_path / "whole", "drop"))
+    monkeypatch.setattr(RowWriter, "BATCH_ROWS", 3)
+    monkeypatch.setattr(shards.grouped, "__defaults__", (1,))
+    parted = run_jobs(tmp_path / "parts", recipe(tmp_path / "parts", "drop"))
+    assert len(list((tmp_path / "parts/clean-books/checkpoints/parts/contamination").iterdir())) == 9
+    for name in ("clean-books", "clean-chats", "clean-choices"):
+        one, other = whole[name], parted[name]
+        assert (one.facts, one.samples, one.said()) == (other.facts, other.samples, other.said())
 
 
 def test_a_phrase_is_not_a_question_and_is_told(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from tiny_recipe import chain
 from tiny_task import LINES, write_task
 
 from pipelines.cleaning.question_files import Questions, holdout_digest
+from pipelines.errors import DataError
 from pipelines.evaluation.questions import Sources, label, questions_of
 from pipelines.evaluation.tasks import BUILTIN
 from pipelines.recipe.evaluation import TASKS
@@ -57,6 +58,13 @@ def test_templates_are_seen_through_and_what_is_not_asked_is_left_out(tmp_path: 
     assert first == "The mill stands.\nQuestion: What stands?\nAnswer:"
     wanted = {f"{first} The mill", "The mill stands.", "What stands?", "The mill", "The mill stands.\nWhat stands?\n"}
     assert set(others) == wanted
+
+
+def test_a_template_that_names_what_is_not_there_says_so(tmp_path: Path) -> None:
+    text = "output_type: loglikelihood\ndoc_to_text: '{{ask.a}}'\ndoc_to_target: answer\n"
+    items = [ITEM | {"ask": {"a": "What stands?"}}, ITEM | {"ask": None}]
+    with pytest.raises(DataError, match="has no attribute 'a'; its templates name what row 1 has not"):
+        asked(tmp_path, text + "metric_list: [{metric: perplexity}]\n", *items)
 
 
 def test_the_target_is_part_of_what_is_asked(tmp_path: Path) -> None:
