@@ -30,6 +30,21 @@ def short(number: float | None) -> str:
     return f"{number:.0f}"
 
 
+def size_text(num_bytes: float) -> str:
+    """`870 B`, `1.2 MB`."""
+    figure = short(num_bytes)
+    return f"{figure} B" if figure[-1].isdigit() else f"{figure[:-1]} {figure[-1]}B".replace(" BB", " GB")
+
+
+def share_text(share: float) -> str:
+    """`12.3 %`, `100 %`; what is above zero is never shown as nothing."""
+    if 0 < share < 0.0005:
+        return "< 0.1 %"
+    if 0.9995 <= share < 1:
+        return "> 99.9 %"
+    return f"{100 * share:.1f} %".replace(".0 %", " %")
+
+
 def thinned(values: Sequence[float], most: int) -> list[int]:
     """At most so many places of a sequence, first and last among them."""
     if len(values) <= most:

@@ -9,12 +9,14 @@ from markupsafe import Markup
 
 from pipelines.report import lineage
 from pipelines.report.collect import MODELS, Report, SampleFacts, StageFacts
-from pipelines.report.figures import seconds_text, short
+from pipelines.report.data_plots import data_plots
+from pipelines.report.datasets import BY
+from pipelines.report.figures import seconds_text, share_text, short, size_text
 from pipelines.report.plots import maps, plots, vocabularies
 from pipelines.report.table import LEGEND, tables
-from pipelines.report.text import signs, visible
+from pipelines.report.text import oneline, signs, visible
 
-TEMPLATE = Path(__file__).with_name("report.html.jinja")
+TEMPLATE = "report.html.jinja"
 LONGEST_SAMPLE = 2000
 """Characters of a prompt or a completion that are shown."""
 
@@ -22,11 +24,17 @@ LONGEST_SAMPLE = 2000
 def page(report: Report) -> str:
     """The page. Whatever came from data or a model passes through `visible` and autoescape; only our plots do not."""
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.finalize = lambda value: visible(value) if type(value) is str else value
-    environment.filters |= {"seconds": seconds_text, "short": short, "signs": signs}
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    environment.filters |= {"seconds": seconds_text, "short": short, "signs": signs, "size": size_text}
+    environment.filters |= {"share": share_text, "oneline": oneline}
+    environment.globals["zip"] = zip
+    template = environment.get_template(TEMPLATE)
     return template.render(
         report=report,
         facts=_facts(report),
@@ -37,6 +45,9 @@ def page(report: Report) -> str:
         plots=[(plot, Markup(plot.svg)) for plot in plots(report)],
         maps=[(plot, Markup(plot.svg)) for plot in maps(report)],
         vocabularies=[(plot, Markup(plot.svg)) for plot in vocabularies(report)],
+        data_plots=[(plot, Markup(plot.svg)) for plot in data_plots(report)],
+        single_uses=[use for one in report.mixtures if len(one.uses) == 1 or not one.starts for use in one.uses],
+        by=BY,
         samples=_samples(report),
         trained=[stage for stage in report.stages if stage.kind in MODELS],
         versions=report.provenance.get("versions", {}),
