@@ -2,18 +2,18 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from pipelines.report.collect import Report
 from pipelines.report.datasets import DataFacts, LengthFacts
-from pipelines.report.drawing import BLUE, GREY, SHADES, SIZE, Plot, figure
+from pipelines.report.drawing import BLUE, GREY, SHADES, SIZE, Plot, figure, legend_above
 from pipelines.report.figures import short
 from pipelines.report.mixtures import MixtureFacts
 from pipelines.report.text import visible
 
-MOST_DATASETS, MOST_REASONS, LONGEST_NAME = 16, 6, 26
+MOST_DATASETS, LONGEST_NAME = 16, 26
 OTHERS = "others"
-LOSSES = tuple(shade for shade in SHADES if shade not in (BLUE, GREY))
+DATASETS = tuple(shade for shade in SHADES if shade != GREY)
+LOSSES = DATASETS[1:]
 """Colours of reasons; rows that are used are blue, the rest of the reasons grey."""
 
 
@@ -25,8 +25,13 @@ def data_plots(report: Report) -> list[Plot]:
     lengths = [(data.name, data.lengths) for data in report.data if data.lengths and sum(data.lengths.rows)]
     if lengths:
         found.append(Plot("documents", "training rows by their tokens", _lengths(lengths, _row_lengths(report))))
+    return found
+
+
+def draw_plots(report: Report) -> dict[str, str]:
+    """Stage whose mixture changes -> picture of it."""
     changing = [mixture for mixture in report.mixtures if len(mixture.parts) > 1 and len(mixture.uses) > 1]
-    return found + [Plot(one.stage, f"{one.unit} drawn of each dataset", _draws(one)) for one in changing]
+    return {one.stage: _draws(one) for one in changing}
 
 
 def _fates(data: Sequence[DataFacts]) -> str:
@@ -34,7 +39,7 @@ def _fates(data: Sequence[DataFacts]) -> str:
     for one in data:
         for reason in one.lost:
             totals[reason.reason] += reason.rows
-    named = [name for name, _ in totals.most_common(MOST_REASONS)]
+    named = [name for name, _ in totals.most_common(len(LOSSES))]
     colours = dict(zip(named, LOSSES, strict=False)) | {OTHERS: GREY}
     with figure((SIZE[0], 1.35 + 0.27 * len(data))) as (axes, finished):
         starts = [0.0] * len(data)
@@ -47,7 +52,7 @@ def _fates(data: Sequence[DataFacts]) -> str:
         axes.invert_yaxis()
         axes.set_xlim(0, 100)
         axes.set_xlabel("% of the rows that were read")
-        _legend(axes)
+        legend_above(axes)
         return finished()
 
 
@@ -64,12 +69,12 @@ def _share(data: DataFacts, label: str, named: Sequence[str]) -> float:
 
 def _lengths(lengths: Sequence[tuple[str, LengthFacts]], limits: Sequence[int]) -> str:
     with figure((SIZE[0], SIZE[1] + 0.35)) as (axes, finished):
-        for number, (name, found) in enumerate(lengths[: len(SHADES)]):
-            # Bins are as wide as each other on this axis but for the first ones, where lengths are whole numbers.
-            total, colour = sum(found.rows), SHADES[number]
-            values = [100 * rows / total for rows in found.rows]
-            axes.stairs(values, found.edges, color=colour, linewidth=1.4, label=_name(name))
-            axes.stairs(values, found.edges, color=colour, alpha=0.12, fill=True)
+        for number, (name, found) in enumerate(lengths[: len(DATASETS)]):
+            total, colour = sum(found.rows), DATASETS[number]
+            first = next(place for place, rows in enumerate(found.rows) if rows)
+            values, edges = [100 * rows / total for rows in found.rows[first:]], found.edges[first:]
+            axes.stairs(values, edges, color=colour, linewidth=1.4, label=_name(name))
+            axes.stairs(values, edges, color=colour, alpha=0.12, fill=True)
         for limit in limits:
             axes.axvline(limit, color=GREY, linewidth=1, linestyle=(0, (2, 2)))
             axes.text(limit, 1.0, f" {limit:,}", transform=axes.get_xaxis_transform(), va="top", fontsize=8, color=GREY)
@@ -79,7 +84,7 @@ def _lengths(lengths: Sequence[tuple[str, LengthFacts]], limits: Sequence[int]) 
         axes.set_ylabel("% of rows")
         axes.set_ylim(0)
         axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.5)
-        _legend(axes)
+        legend_above(axes)
         return finished()
 
 
@@ -96,10 +101,9 @@ def _draws(mixture: MixtureFacts) -> str:
     edges = [part.start * steps for part in mixture.parts] + [steps]
     with figure((SIZE[0], SIZE[1] + 0.35)) as (axes, finished):
         low = [0.0] * len(mixture.parts)
-        for number, use in enumerate(mixture.uses):
-            high = [a + 100 * part.shares[number] for a, part in zip(low, mixture.parts, strict=True)]
-            colour = SHADES[number % len(SHADES)]
-            axes.stairs(high, edges, baseline=low, fill=True, color=colour, alpha=0.85, label=_name(use.data))
+        for name, colour, shares in _bands(mixture):
+            high = [a + 100 * share for a, share in zip(low, shares, strict=True)]
+            axes.stairs(high, edges, baseline=low, fill=True, color=colour, alpha=0.85, label=name)
             low = high
         for start in mixture.starts[1:]:
             axes.axvline(start * steps, color=GREY, linewidth=1, linestyle=(0, (2, 2)))
@@ -107,17 +111,19 @@ def _draws(mixture: MixtureFacts) -> str:
         axes.set_xlim(0, steps)
         axes.set_xlabel("step (dashed: a phase begins)" if len(mixture.starts) > 1 else "step")
         axes.set_ylabel(f"% of {mixture.unit}")
-        _legend(axes)
+        legend_above(axes)
         return finished()
 
 
-def _legend(axes: Any) -> None:
-    """Above the picture, where it hides nothing."""
-    handles, labels = axes.get_legend_handles_labels()
-    if len(labels) > 1:
-        columns = 2 if max(map(len, labels)) > 16 else 3
-        axes.legend(handles, labels, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns,
-                    handlelength=1.0, columnspacing=1.2, borderaxespad=0.2, fontsize=8)  # fmt: skip
+def _bands(mixture: MixtureFacts) -> list[tuple[str, str, list[float]]]:
+    """(name, colour, share of each part), in the recipe's order; datasets beyond the colours are one."""
+    drawn = [[part.shares[number] for part in mixture.parts] for number in range(len(mixture.uses))]
+    totals = [use.total or 0.0 for use in mixture.uses]
+    most = len(DATASETS) if len(drawn) <= len(DATASETS) else len(DATASETS) - 1
+    large = sorted(sorted(range(len(drawn)), key=lambda number: -totals[number])[:most])
+    bands = [(_name(mixture.uses[n].data), colour, drawn[n]) for n, colour in zip(large, DATASETS, strict=False)]
+    small = [drawn[number] for number in range(len(drawn)) if number not in large]
+    return [*bands, (OTHERS, GREY, [sum(shares) for shares in zip(*small, strict=True)])] if small else bands
 
 
 def _name(name: str) -> str:

@@ -17,7 +17,7 @@ BY: Mapping[str, str] = {
     "reader": "unusable",
     "quality": "quality filters",
     "cleaning": "copies and benchmarks",
-    "dry run": "quality filters, dry run",
+    "dry run": "dry run",
     "layout": "left over",
 }
 """Who says that a row is not used -> how the page calls it; the last two are not among the dropped."""

@@ -58,6 +58,15 @@ def figure(size: tuple[float, float] = SIZE) -> Iterator[tuple[Any, Callable[[],
         yield axes, finished
 
 
+def legend_above(axes: Any) -> None:
+    """Above the picture, where it hides nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    if len(labels) > 1:
+        columns = 2 if max(map(len, labels)) > 16 else 3
+        axes.legend(handles, labels, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns,
+                    handlelength=1.0, columnspacing=1.2, borderaxespad=0.2, fontsize=8)  # fmt: skip
+
+
 def _inline(svg: str) -> str:
     """The picture as a part of a page: no prolog, no metadata, no fixed size, the page's own ink and font."""
     svg = svg[svg.index("<svg") :]

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipelines.report import floor
 from pipelines.report.collect import Report, StageFacts, WordFacts
-from pipelines.report.drawing import BLUE, GREY, ORANGE, SHADES, Plot, figure
+from pipelines.report.drawing import BLUE, GREY, ORANGE, SHADES, Plot, figure, legend_above
 from pipelines.report.figures import short, thinned
 from pipelines.report.text import visible
 from pipelines.report.tokenizers import TokenizerFacts
@@ -210,10 +210,11 @@ def _sizes(facts: TokenizerFacts) -> str:
             label, colour = visible(one.name), ORANGE if one is own else GREY
             axes.plot([one.vocab_size], [one.bytes_per_token], MARKS[number % len(MARKS)], color=colour, label=label)
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(lambda size, _: short(size))
+        axes.set_xticks(sizes, [short(size) for size in sizes])
+        axes.minorticks_off()
         axes.set_xlabel("entries")
         axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.5)
-        axes.legend(frameon=False, loc="best", handlelength=1.4)
+        legend_above(axes)
         return finished()
 
 
@@ -228,8 +229,7 @@ def _lengths(facts: TokenizerFacts) -> str:
         axes.set_yticks([place + 0.4 for place in range(len(shown))], [visible(name) for name in shown])
         axes.invert_yaxis()
         axes.grid(axis="x", color=GREY, alpha=0.25, linewidth=0.5)
-        if len(facts.vocabularies) > 1:
-            axes.legend(frameon=False, loc="best", handlelength=1.0)
+        legend_above(axes)
         return finished()
 
 
