@@ -1,6 +1,6 @@
 """Rows of several data artifacts as one sequence: what a dataset is compared with, and at the end its own rows."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipelines.data.formats import Row
+from pipelines.cleaning.exact import key_of
+from pipelines.data.formats import CONTENT, Row
 from pipelines.data.rows import RowGroup, read_group, row_groups, rows_at
 from pipelines.data.shards import grouped
 
@@ -33,6 +34,17 @@ class Source:
     def name(self) -> str:
         """`dataset`, `holdout` of it, `earlier.0`, `earlier.0/holdout`."""
         return self.role if self.split == "train" else f"{self.role}/holdout"
+
+
+ANSWERS = {"labelled": "label", "pairs": "target", "prompt": "columns"}
+"""Columns that make two training rows different, and with which a row still is in a holdout that asks the same."""
+
+
+def row_keys(format: str, row: Row) -> tuple[bytes, bytes]:
+    """(key of all that a row says, key of what it asks), 16 bytes each: without its label, its target, its columns."""
+    said = row["text"] if format == "text" else [row[column] for column in CONTENT[format]]
+    asked, answer = key_of(said), ANSWERS.get(format)
+    return key_of([asked.hex(), row[answer]]) if answer else asked, asked
 
 
 class Corpus:
@@ -66,21 +78,26 @@ class Corpus:
         return np.searchsorted(self.starts, rows, side="right") - 1
 
     def parts(self, *, only_own: bool = False) -> Iterator[dict[str, Any]]:
-        """Row groups that are read together, in order, of one source each: `first` row, its number, and what
-        `read_part` reads."""
-        for source, start in list(zip(self.sources, self.starts.tolist(), strict=False))[-1 if only_own else 0 :]:
-            for numbers in grouped([group.bytes for group in source.groups]):
-                some = [source.groups[number] for number in numbers]
-                rows = sum(group.rows for group in some)
-                files = [[group.file, group.number] for group in some]
-                yield {"folder": str(source.folder), "groups": files, "first": start, "rows": rows}
-                start += rows
+        """Row groups that are read together, in order, of one source each: its number, the number of the `first` row,
+        how many, and what `read_part` reads."""
+        for number in range(len(self.sources))[-1 if only_own else 0 :]:
+            source, first = self.sources[number], int(self.starts[number])
+            for group in grouped([group.bytes for group in source.groups]):
+                some = [source.groups[place] for place in group]
+                rows, files = sum(one.rows for one in some), [[one.file, one.number] for one in some]
+                yield {"source": number, "folder": str(source.folder), "groups": files, "first": first, "rows": rows}
+                first += rows
 
-    def row(self, number: int) -> Row:
-        """One row, read alone."""
-        place = int(self.source_of(np.array([number]))[0])
-        source, within = self.sources[place], number - int(self.starts[place])
-        return rows_at(source.folder, source.split, [within])[within]
+    def rows_at(self, numbers: Collection[int]) -> dict[int, Row]:
+        """Some rows by their numbers."""
+        found, wanted = dict[int, Row](), np.array(sorted(numbers), np.int64)
+        places = self.source_of(wanted)
+        for place in np.unique(places).tolist():
+            source, start = self.sources[place], int(self.starts[place])
+            within = (wanted[places == place] - start).tolist()
+            rows = rows_at(source.folder, source.split, within)
+            found |= {start + number: row for number, row in rows.items()}
+        return found
 
 
 def read_part(part: Mapping[str, Any]) -> Iterator[list[Row]]:

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipelines.errors import KeyPath, Problem, RecipeError
+from pipelines.plan.benchmarks import asked_by
 from pipelines.plan.derived import (
     CleanJob,
+    ContaminationJob,
     DataJob,
     ModelJob,
     Source,
@@ -21,7 +23,7 @@ from pipelines.plan.derived import (
 from pipelines.plan.jobs import Input, Job, Plan
 from pipelines.plan.pins import Pins, model_key
 from pipelines.recipe.base import OutsideModel
-from pipelines.recipe.data import MICROWORLD_VERSION, TRACK_VERSIONS, Dataset
+from pipelines.recipe.data import CLEANING, MICROWORLD_VERSION, TRACK_VERSIONS, Dataset
 from pipelines.recipe.evaluation import REWARD_FUNCTIONS, TASKS, EvaluateStage
 from pipelines.recipe.finetune import FinetuneStage
 from pipelines.recipe.model import ModelConfig
@@ -55,6 +57,8 @@ def make_plan(
     for stage in recipe.stages:
         planner.stage(stage)
         planner.vocabulary(stage)
+    for dataset in recipe.data:
+        planner.contamination(dataset)
     if planner.problems:
         raise RecipeError(planner.problems)
     return Plan(recipe, path, tuple(planner.jobs.values()))
@@ -310,22 +314,37 @@ class _Planner:
     def _dataset(self, name: str) -> Job:
         """The job whose rows others read: that of the data, or one that cleans them after it."""
         dataset, data = self.recipe.data[name], self._data(name)
-        if dataset.deduplicate is None:
+        asked = dataset.decontaminate if dataset.decontaminate and dataset.decontaminate.action == "drop" else None
+        if dataset.deduplicate is None and asked is None:
             return data
         if f"clean-{name}" in self.jobs:
             return self.jobs[f"clean-{name}"]
-        above, below = compared_with(self.recipe, name)
-        inputs = {"dataset": _read(data)}
+        above, below = compared_with(self.recipe, name) if dataset.deduplicate else ([], [])
+        inputs = {"dataset": _read(data)} | ({"benchmarks": _read(self._benchmarks())} if asked else {})
         inputs |= {f"earlier.{index}": _read(self._dataset(other)) for index, other in enumerate(above)}
         # Nothing of them is left out here but what is in their holdout, which their own cleaning never changes.
         inputs |= {f"later.{index}": _read(self._data(other)) for index, other in enumerate(below)}
-        config = CleanJob(format=dataset.format, deduplicate=dataset.deduplicate)
+        config = CleanJob(format=dataset.format, deduplicate=dataset.deduplicate, decontaminate=asked)
         return self._add(f"clean-{name}", name, config, inputs)
+
+    def contamination(self, name: str) -> None:
+        """The job that tells what a dataset that is read has of the benchmarks."""
+        asked = self.recipe.data[name].decontaminate
+        if asked and asked.action == "tell" and f"data-{name}" in self.jobs:
+            inputs = {"dataset": _read(self._dataset(name)), "benchmarks": _read(self._benchmarks())}
+            config = ContaminationJob(format=self.recipe.data[name].format, decontaminate=asked)
+            self._add(f"contamination-{name}", name, config, inputs)
+
+    def _benchmarks(self) -> Job:
+        if "benchmarks" not in self.jobs:
+            it = asked_by(self.recipe, self.path, self.digest, self._data)
+            self._add("benchmarks", it.stage, it.config, it.inputs, it.files, None, it.world, it.named_files)
+        return self.jobs["benchmarks"]
 
     def _data(self, name: str) -> Job:
         if f"data-{name}" in self.jobs:
             return self.jobs[f"data-{name}"]
-        dataset = self.recipe.data[name].model_copy(update={"deduplicate": None})  # it is of the job after this one
+        dataset = self.recipe.data[name].model_copy(update=dict.fromkeys(CLEANING))
         if dataset.hub and not dataset.revision:
             dataset = self._pinned(name, dataset)
         files, named = dict[str, str](), dict[str, str]()

@@ -7,6 +7,7 @@ from typing import Any
 from pipelines.errors import DataError, KeyPath
 from pipelines.recipe import paths
 from pipelines.recipe.base import MAKES, ArtifactKind, Consumes, OutsideModel, Reads, Section
+from pipelines.recipe.benchmarks import find_missing_benchmarks
 from pipelines.recipe.data import CELLS, FILE_KINDS, PACKED, PROSE, Dataset
 from pipelines.recipe.evaluation import REWARD_FUNCTIONS, SCORED, TASKS, EvaluateStage, TaskConfig, task_kind
 from pipelines.recipe.finetune import FinetuneStage
@@ -45,6 +46,7 @@ def find_wrong_references(outline: Outline, recipe_path: Path) -> Iterator[Fault
                 yield from _task_files(at, stage, recipe_path)
                 yield from _word_files(at, stage, recipe_path)
         yield from _outside_models(at, stage, recipe_path)
+    yield from find_missing_benchmarks(outline)
     yield from _circles(outline)
     yield from find_wrong_models(outline, recipe_path)
     yield from _names(outline)
@@ -244,6 +246,9 @@ def _trail_back(start: str, outline: Outline) -> list[tuple[KeyPath, str]] | Non
     return None
 
 
+_TAKEN = ("clean-", "contamination-", "model-", "vocabulary-")
+
+
 def _names(outline: Outline) -> Iterator[Fault]:
     """Jobs are named after stages and datasets, and every name stands for one job."""
     scored = {
@@ -253,10 +258,8 @@ def _names(outline: Outline) -> Iterator[Fault]:
         for model in given(stage, "models") or ()
     }
     for name in outline.stage_names:
-        if name.startswith(("data-", "tokens-", "clean-", "model-", "vocabulary-")):
-            taken = next(
-                (start for start in ("clean-", "model-", "vocabulary-") if name.startswith(start)), "data- or tokens-"
-            )
+        if name.startswith(("data-", "tokens-", *_TAKEN)):
+            taken = next((start for start in _TAKEN if name.startswith(start)), "data- or tokens-")
             yield Fault(("stages", name), f"names that start with {taken} are taken; choose another", at_key=True)
         elif name in scored:
             message = f"is also the name of the job that stage '{scored[name]}' makes; choose another"

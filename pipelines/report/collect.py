@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from pipelines.plan.jobs import Job, Plan
+from pipelines.report.contamination import ContaminationFacts, contamination
 from pipelines.report.datasets import DataFacts, Fact, datasets
 from pipelines.report.mixtures import MixtureFacts, mixtures
 from pipelines.report.tokenizers import TokenizerFacts, tokenizers
@@ -121,6 +122,7 @@ class Report(Fact):
     samples: list[SampleFacts]
     words: list[WordFacts] = Field(default_factory=list)
     tokenizers: list[TokenizerFacts] = Field(default_factory=list)
+    contamination: list[ContaminationFacts] = Field(default_factory=list)
     provenance: dict[str, Any]
     """Of the job that finished last: versions, commit, machine."""
 
@@ -182,6 +184,7 @@ def collect(plan: Plan, store: ArtifactStore) -> Report:
         mixtures=mixtures(plan, done, MODELS),
         samples=_unique(sample for job, artifact in scored for sample in _samples(job, artifact)),
         tokenizers=tokenizers(plan, done),
+        contamination=contamination(plan, done),
         words=[word for job, artifact in scored for word in _words(job, artifact)],
         provenance=dict(newest.provenance) if newest else {},
     )

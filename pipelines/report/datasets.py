@@ -78,7 +78,7 @@ class DataFacts(Fact):
     left_over: dict[str, int] = {}
     """Rows of a layout that are in no row of ours, by reason; they are not among the rows in."""
     changed: int = 0
-    """Rows whose text quality filters changed, or would."""
+    """Rows whose text quality filters changed, or would, and those out of which repeated runs of words were cut."""
     train: int
     holdout: int
     bytes: int
@@ -118,7 +118,7 @@ def _data(plan: Plan, job: Job, done: Mapping[str, Artifact]) -> DataFacts:
         dropped_by_reason=dropped,
         would_drop=filtered if is_dry else {},
         left_over=info.get("left_over", {}),
-        changed=info.get("changed", 0),
+        changed=info.get("changed", 0) + info.get("cut", {}).get("rows", 0),
         tokens=tokens.tokens if tokens else None,
         reasons=_reasons(plan, job, info, removed, _excerpts(done, job, last)),
         record=f"{job.name}/record",

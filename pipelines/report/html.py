@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from pipelines.report import lineage
 from pipelines.report.collect import MODELS, Report, SampleFacts, StageFacts
+from pipelines.report.contamination import not_looked_for
 from pipelines.report.data_plots import data_plots, draw_plots
 from pipelines.report.datasets import BY
 from pipelines.report.figures import count_text, seconds_text, share_text, short, size_text
@@ -53,6 +54,7 @@ def page(report: Report) -> str:
         by=BY,
         by_part=_by_part,
         samples=_samples(report),
+        not_looked_for=not_looked_for(report.contamination),
         trained=[stage for stage in report.stages if stage.kind in MODELS],
         versions=report.provenance.get("versions", {}),
     )

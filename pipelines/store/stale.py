@@ -102,7 +102,7 @@ def _values(old: Job, new: Job, position: Position) -> Iterator[str]:
 
 
 def _config_key(job: Job) -> KeyPath:
-    return ("data", job.stage) if job.kind in ("data", "clean", "tokens") else ("stages", job.stage)
+    return ("data", job.stage) if job.kind in ("data", "clean", "contamination", "tokens") else ("stages", job.stage)
 
 
 def _code(old: Job, new: Job) -> Iterator[str]:
