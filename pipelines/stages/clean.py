@@ -145,7 +145,7 @@ def _write_samples(ctx: StageContext, corpus: Corpus, verdicts: Verdicts) -> Non
     ]
     cut = [corpus.own + row for _, row, *_ in verdicts.first_cuts]
     rows = corpus.rows_at({*cut, *(number for _, *pair in some for number in pair if number >= 0)})
-    shown = {number: json.dumps(row, ensure_ascii=False)[:SHOWN] for number, row in rows.items()}
+    shown = {number: _shown(row) for number, row in rows.items()}
     samples = list[dict[str, str]]()
     for code, number, like in some:
         reason, of = verdicts.labels[code]
@@ -160,6 +160,12 @@ def _write_samples(ctx: StageContext, corpus: Corpus, verdicts: Verdicts) -> Non
             for number, (of, _, start, stop) in zip(cut, verdicts.first_cuts, strict=True)
         ]
         _write_lines(ctx.record / "cut.jsonl", runs)
+
+
+def _shown(row: Row) -> str:
+    """Its beginning and its end, where rows of one template may differ."""
+    text = json.dumps(row, ensure_ascii=False)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN // 2]} [...] {text[-SHOWN // 2 :]}"
 
 
 def _write_lines(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
