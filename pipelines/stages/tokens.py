@@ -64,7 +64,7 @@ def _part(part: Mapping[str, Any], folder: Path) -> None:
                 check_row(renderer, format, batch[place], row)
             checked[split] += len(batch)
             writer.append(split, encoded)
-            size += sum(num_bytes(format, row) for row in batch)
+            size += sum(encoded["num_bytes"] if format == "text" else (num_bytes(format, row) for row in batch))
     writer.close()
     (folder / SIZE).write_text(json.dumps({"bytes": size}))
 
