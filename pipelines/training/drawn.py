@@ -19,6 +19,8 @@ class Part:
     """A part of the run in which datasets have the same shares of rows: a phase, or what is left of one after a dataset
     has been taken as often as it may be."""
 
+    phase: int
+    """Number of the phase that it belongs to."""
     start: float
     """Share of the run before it."""
     rows: tuple[int, ...]
@@ -27,7 +29,7 @@ class Part:
 
 def one_part(shares: Sequence[float], rows: int) -> Part:
     """A whole run of so many rows with the same shares."""
-    return Part(0.0, tuple(Turns(shares).before(rows)))
+    return Part(0, 0.0, tuple(Turns(shares).before(rows)))
 
 
 def write_examples(
@@ -61,7 +63,10 @@ def write_mixture(
         "steps": steps,
         "roles": [role for role, _ in ctx.job.mixture],
         "phases": [{"start": start, "planned": list(shares)} for start, shares in zip(starts, planned, strict=True)],
-        "parts": [{"start": part.start, "drawn": (np.array(part.rows) * sizes).round(1).tolist()} for part in parts],
+        "parts": [
+            {"phase": part.phase, "start": part.start, "drawn": (np.array(part.rows) * sizes).round(1).tolist()}
+            for part in parts
+        ],
     }
     if PartialState().is_main_process:
         write_json(ctx.record / MIXTURE, found)

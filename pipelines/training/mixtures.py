@@ -99,7 +99,7 @@ def course_of(config: PretrainStage, rows: PackedRows, mix: Sequence[Source], se
         firsts = [round(start * steps) * config.global_batch_size for start in starts]
         parts = [Phase(first, shares) for first, shares in zip(firsts, phases, strict=True)]
         phased = PhasedMixture(rows.sizes, parts, seed, length=length, caps=caps)
-        taken = tuple(Part(start / length, rows_taken) for start, rows_taken in phased.parts())
+        taken = tuple(Part(phase, start / length, drawn) for phase, start, drawn in phased.parts())
         return Course(phased, steps, taken, starts, means)
     return Course(mixed(rows.sizes, phases[0], seed), steps, (one_part(phases[0], length),), starts, means)
 

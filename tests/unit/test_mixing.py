@@ -19,7 +19,7 @@ def phased(sizes: list[int], *phases: tuple[int, list[float]], length: int, caps
 
 
 def taken(mixture: PhasedMixture) -> tuple[int, ...]:
-    return tuple(np.sum([rows for _, rows in mixture.parts()], axis=0).tolist())
+    return tuple(np.sum([rows for _, _, rows in mixture.parts()], axis=0).tolist())
 
 
 def test_one_phase_is_the_plain_mixture() -> None:
@@ -66,7 +66,7 @@ def test_a_cap_is_kept_and_the_others_take_over_in_their_proportions(cap: int) -
     counts = np.bincount(owners(mixture, sizes))
     assert counts[0] == cap and tuple(counts) == taken(mixture)
     assert counts[1] / counts[2] == pytest.approx(3, rel=0.05)
-    (_, before), (full, after) = mixture.parts()  # a part of the run ends where the cap is reached
+    (_, _, before), (_, full, after) = mixture.parts()  # a part of the run ends where the cap is reached
     assert full == pytest.approx(2 * cap, abs=1) and before[0] == cap and after[0] == 0
 
 

@@ -81,7 +81,7 @@ def test_the_json_has_what_others_build_on(whole):
     assert village["dropped_by_reason"]["quality_length"] == 10
     assert (village["changed"], village["would_drop"]) == (7, {})
     assert village["tokens"] == 2_043_525
-    assert village["left_over"] == {"unranked": 3} and "left over: unranked 3" in text(whole, "html")
+    assert village["left_over"] == {"unranked": 3} and "left over</td><th>unranked</th>" in text(whole, "html")
     assert facts["resolved"]["stages"]["sft"]["overlong"] == "drop"
 
 
@@ -98,7 +98,7 @@ def test_what_cleaning_removed_is_told_by_the_dataset_of_today_that_it_is_like(t
     assert village["dropped_by_reason"]["duplicate of its holdout"] == 2
     assert village["rows_in"] == village["rows_used"] + village["dropped"]
     assert village["tokens"] == 2_043_525
-    assert "duplicate of books 30" in (tmp_path / "runs/report.html").read_text()
+    assert '<th>duplicate of books</th><td class="number">30</td>' in (tmp_path / "runs/report.html").read_text()
 
 
 @pytest.mark.parametrize(("action", "fate"), [("drop", "dropped"), ("tell", "told")])

@@ -49,6 +49,7 @@ def test_phases_and_caps_decide_what_is_taken(tmp_path: Path) -> None:
     assert (drawn["unit"], drawn["steps"], drawn["roles"]) == ("tokens", 20, ["data.0", "data.1"])
     assert drawn["phases"] == [{"start": 0.0, "planned": [1.0, 0.0]}, {"start": 0.75, "planned": [0.5, 0.5]}]
     starts, tokens = zip(*((part["start"], part["drawn"]) for part in drawn["parts"]), strict=True)
+    assert [part["phase"] for part in drawn["parts"]] == [0, 1, 1]
     assert starts[:2] == (0.0, 0.75) and 0.9 < starts[2] < 1.0  # where books are at their cap
     assert tokens[0] == [120 * 24, 0] and tokens[2][1] == 0 and np.sum(tokens, axis=0).tolist() == [145 * 24, 15 * 24]
     folders = {f"data.{number}": tmp_path / name for number, name in enumerate(("web", "books"))}

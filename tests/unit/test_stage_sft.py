@@ -32,7 +32,7 @@ def test_it_learns_and_accounts_for_its_rows(tmp_path: Path) -> None:
     assert metrics["final_loss"] < metrics["first_loss"] and metrics["holdout_rows"] == 8
     assert metrics["source_chats_epochs"] == 4
     drawn = json.loads((ctx.record / "mixture.json").read_text())
-    assert (drawn["unit"], drawn["parts"]) == ("examples", [{"start": 0.0, "drawn": [160.0]}])
+    assert (drawn["unit"], drawn["parts"]) == ("examples", [{"phase": 0, "start": 0.0, "drawn": [160.0]}])
     assert AutoModelForCausalLM.from_pretrained(ctx.output).config.dropout == 0.1
 
 
