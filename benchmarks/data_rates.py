@@ -193,12 +193,13 @@ def _builtin(folder: Path) -> dict[str, Any]:
 def _filters(texts: Sequence[str]) -> dict[str, float]:
     some = texts[: len(texts) // 2]
     found = {}
-    for kind in (*FILTERS, "personal_data", "language"):
-        values = {"kind": kind} | ({"keep": ("en",)} if kind == "language" else {})
-        judge = Quality(quality.Quality.model_validate({"filters": (values,)}))
+    named = {kind: (kind,) for kind in (*FILTERS, "personal_data", "language")}
+    for name, kinds in {**named, **quality.PRESETS}.items():
+        values = tuple({"kind": kind} | ({"keep": ("en",)} if kind == "language" else {}) for kind in kinds)
+        judge = Quality(quality.Quality.model_validate({"filters": values}))
         judge(texts[:5])  # compiles
         batches = [some[at : at + 512] for at in range(0, len(some), 512)]
-        found[kind] = _rate(_size(some), lambda judge=judge, batches=batches: [judge(batch) for batch in batches])
+        found[name] = _rate(_size(some), lambda judge=judge, batches=batches: [judge(batch) for batch in batches])
     return found
 
 
