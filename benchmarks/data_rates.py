@@ -26,7 +26,7 @@ import zstandard
 
 from pipelines.cleaning.quality import Quality
 from pipelines.data.blocks import unpacked
-from pipelines.data.microworld import TRACKS
+from pipelines.data.microworld import TRACKS, generate
 from pipelines.plan.jobs import DataJob, Input, Job, TokensJob
 from pipelines.recipe import quality
 from pipelines.recipe.data import Dataset
@@ -44,16 +44,21 @@ SIZES = (4_096, 8_192, 16_384, 32_768)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("text", type=Path)
+    parser.add_argument("text", type=Path, nargs="?", help="default: the built-in world's, which is simpler than any")
     parser.add_argument("--megabytes", type=float, default=8.0)
     arguments = parser.parse_args()
-    texts = list(_documents(arguments.text.read_text(encoding="utf-8"), int(arguments.megabytes * 1e6)))
+    text = arguments.text.read_text(encoding="utf-8") if arguments.text else _world()
+    texts = list(_documents(text, int(arguments.megabytes * 1e6)))
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
         found: dict[str, Any] = {"documents": len(texts), "bytes": _size(texts)}
         found |= {"read": _reading(texts, Path(folder)), "unpack": _unpacking(texts, Path(folder))}
         found |= {"filter": _filters(texts), "builtin": _builtin(Path(folder))}
         found |= _tokenizers(texts, Path(folder))
     print(json.dumps(found, indent=1))
+
+
+def _world() -> str:
+    return "\n\n".join(record["text"] for record in generate("text", "train"))
 
 
 def _documents(text: str, most: int) -> Iterator[str]:
@@ -188,12 +193,13 @@ def _builtin(folder: Path) -> dict[str, Any]:
 def _filters(texts: Sequence[str]) -> dict[str, float]:
     some = texts[: len(texts) // 2]
     found = {}
-    for kind in (*FILTERS, "personal_data", "language"):
-        values = {"kind": kind} | ({"keep": ("en",)} if kind == "language" else {})
-        judge = Quality(quality.Quality.model_validate({"filters": (values,)}))
+    named = {kind: (kind,) for kind in (*FILTERS, "personal_data", "language")}
+    for name, kinds in {**named, **quality.PRESETS}.items():
+        values = tuple({"kind": kind} | ({"keep": ("en",)} if kind == "language" else {}) for kind in kinds)
+        judge = Quality(quality.Quality.model_validate({"filters": values}))
         judge(texts[:5])  # compiles
         batches = [some[at : at + 512] for at in range(0, len(some), 512)]
-        found[kind] = _rate(_size(some), lambda judge=judge, batches=batches: [judge(batch) for batch in batches])
+        found[name] = _rate(_size(some), lambda judge=judge, batches=batches: [judge(batch) for batch in batches])
     return found
 
 

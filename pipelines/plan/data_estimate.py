@@ -156,7 +156,7 @@ def _of_tokens(
     disk = tokens * (bytes_of_id + layout.mask) + rows * layout.bytes_per_row + int(layout.text * data.text_bytes)
     seconds = rates.TOKENS_START_SECONDS + data.text_bytes / rates.ENCODE[algorithm]
     known = "bytes per token of the finished tokenizer" if real.get("bytes_per_token") else "usual bytes per token"
-    rest = "; text as measured" if data.basis == "finished" else ""
+    rest = " and the finished text" if data.basis == "finished" else ""
     return Estimate(
         basis=known + rest,
         bytes_in=data.text_bytes,

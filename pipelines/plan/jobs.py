@@ -91,6 +91,8 @@ class Job(Section):
     `task.<i>.analogies`."""
     world: int | None = None
     """Version of the built-in world, where the job takes rows, questions or rewards from it."""
+    libraries: dict[str, str] = Field(default_factory=dict)
+    """Package -> version, of those that decide what is read."""
     inputs: dict[str, Input] = Field(default_factory=dict)
     """Role -> artifact. Roles: `dataset`, `tokenizer`, `model`, `reward_model`, `data.0`, `data.1`, ... (a mixture,
     sorted by fingerprint), for cleaning `earlier.0`, ... and `later.0`, ... (datasets above and below, in the recipe's
@@ -150,6 +152,8 @@ class Job(Section):
             facts["code"] = self.code
         if self.world is not None:
             facts["world"] = self.world
+        if self.libraries:
+            facts["libraries"] = self.libraries
         if self.files:
             facts["files"] = [[format_of(path), digest] for path, digest in self.files.items()]
         if self.named_files:

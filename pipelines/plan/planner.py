@@ -20,6 +20,7 @@ from pipelines.plan.derived import (
     starts_outside,
     uses_of,
 )
+from pipelines.plan.files import libraries_of
 from pipelines.plan.jobs import Input, Job, Plan
 from pipelines.plan.pins import Pins, model_key
 from pipelines.recipe.base import OutsideModel
@@ -129,6 +130,7 @@ class _Planner:
             files=files or {},
             named_files=named_files or {},
             world=world,
+            libraries=libraries_of(files or ()) if isinstance(config, DataJob) else {},
             inputs=inputs,
         )
         if isinstance(model, OwnModel):

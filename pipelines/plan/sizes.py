@@ -58,7 +58,7 @@ def of_files(dataset: Dataset, files: Sequence[Path]) -> Source:
         by_kind[kind] = int(size * look.unpacked)
     part = min(1.0, dataset.limit / rows) if dataset.limit and rows else 1.0
     packed = [kind for kind in kinds if Path(kind).suffix in PACKED or kind == ".parquet"]
-    basis = "unpacked by a look into some files" if packed else "sizes of the files"
+    basis = "a look into packed files" if packed else "sizes of files"
     return Source(
         basis=basis + (f", for about {dataset.limit:,} rows" if part < 1 else ""),
         bytes_in=int(bytes_in * part),

@@ -69,6 +69,7 @@ def differences(previous: Mapping[str, Any], job: Job, position: Position) -> li
         *_world(old, job),
         *_values(old, job, position),
         *_code(old, job),
+        *_libraries(old, job),
         *_files(old, job),
         *_inputs(old, job),
     ]
@@ -125,6 +126,12 @@ def _code(old: Job, new: Job) -> Iterator[str]:
         if old.code.get(name) != new.code.get(name):
             what = "is gone" if name not in new.code else "is new" if name not in old.code else "changed"
             yield f"code of {name} {what}"
+
+
+def _libraries(old: Job, new: Job) -> Iterator[str]:
+    for name, version in new.libraries.items():
+        if (before := old.libraries.get(name)) != version:
+            yield f"{name} {before or 'of another version'} → {version} reads its files"
 
 
 def _files(old: Job, new: Job) -> Iterator[str]:

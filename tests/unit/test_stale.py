@@ -127,3 +127,17 @@ def test_another_version_of_the_world(tmp_path: Path) -> None:
 def test_a_job_that_cannot_be_read_any_more(tmp_path: Path, manifest: dict[str, Any]) -> None:
     plan, position = loaded_plan(tmp_path, chain())
     assert "wrote other recipes" in differences(manifest, plan.by_name["sft"], position)[0]
+
+
+def test_another_version_of_what_reads_web_pages(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text("<p>text</p>")
+    recipe = chain()
+    recipe["data"]["tales"] = {"files": "a.html"}
+    plan, position = loaded_plan(tmp_path, recipe)
+    job = plan.by_name["data-tales"]
+    told = []
+    for before in ({"trafilatura": "0.1"}, {}):
+        old = job.model_copy(update={"libraries": before}).model_dump(mode="json")
+        told += differences({"job": old, "version": job.config.version}, job, position)
+    now = job.libraries["trafilatura"]
+    assert told == [f"trafilatura {was} → {now} reads its files" for was in ("0.1", "of another version")]
