@@ -94,11 +94,10 @@ def documents(source: Path | None) -> Iterator[str]:
 
         yield from _cut(line for row in generate("text", "train", 5_000) for line in row["text"].split("\n"))
         return
-    files = sorted(source.glob("*.txt*")) if source.is_dir() else [source]
-    for path in files:
-        opened = gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig")
-        with opened as file:
-            yield from _cut(line.rstrip("\n") for line in file)
+    for path in sorted(source.glob("*.txt*")) if source.is_dir() else [source]:
+        raw = path.read_bytes()
+        text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
+        yield from _cut(line.rstrip("\r") for line in text.split("\n"))
 
 
 def _cut(lines: Iterable[str]) -> Iterator[str]:

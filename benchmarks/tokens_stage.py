@@ -54,9 +54,7 @@ def data_stage(file: Path, folder: Path, workers: int) -> Path:
 def tokenizer_stage(dataset: Path, folder: Path, family: str) -> Path:
     config = TokenizerStage(kind="tokenizer", data={"text": 1.0}, algorithm=family, **FAMILIES[family])
     inputs = {"data.0": Input(job="data-text", fingerprint="0", share=1.0)}
-    job = Job(
-        name="tokenizer", stage="tokenizer", config=config, seed=None, files={str(TEMPLATE): "0"}, inputs=inputs
-    )
+    job = Job(name="tokenizer", stage="tokenizer", config=config, seed=None, files={str(TEMPLATE): "0"}, inputs=inputs)
     ctx = StageContext(job=job, inputs={"data.0": dataset}, workdir=folder)
     tokenizer.run(ctx)
     return ctx.output

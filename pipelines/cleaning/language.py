@@ -29,7 +29,9 @@ class _Identifier(LanguageIdentifier):
     def _raw_score(self, text: bytes) -> np.ndarray:
         if len(text) > len(self._features):
             return super()._raw_score(text)
-        found = _visited(np.frombuffer(text, np.uint8), self._moves, self._rows, self._of_state, self._count, self._features)
+        found = _visited(
+            np.frombuffer(text, np.uint8), self._moves, self._rows, self._of_state, self._count, self._features
+        )
         if not found:
             return super()._raw_score(text)
         features = self._features[:found]

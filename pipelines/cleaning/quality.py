@@ -133,7 +133,7 @@ def _empty(batch: Batch) -> list[str | None]:
 def _replacing(replace: Replacer) -> Judge:
     def judge(batch: Batch) -> list[str | None]:
         digits = np.rint(batch.column("digits") * batch.column("characters")).astype(int).tolist()
-        batch.replace([replace(text, count) for text, count in zip(batch.texts, digits, strict=True)])
+        batch.replace(replace(batch.texts, *batch.joined, digits))
         return [None] * len(batch.texts)
 
     return judge
