@@ -80,7 +80,7 @@ def test_texts_are_mended_as_the_whole_text_would_be() -> None:
 
 def test_languages_and_their_probabilities_are_the_packages() -> None:
     package = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    words = list("xé世界の ") + ["the", "der", "und", "наш", "слово", "한국", "και", "que", "το", "is", "ال", "في", "मैं"]
+    words = [*list("xé世界の "), "the", "der", "und", "наш", "слово", "한국", "και", "que", "το", "is", "ال", "في", "मैं"]
     texts = [" ".join(text) for text in texts_of(words, 300)] + ["", "\n", "LOUD " * 40]
     assert [identifier().classify(text) for text in texts] == [package.classify(text) for text in texts]
 
