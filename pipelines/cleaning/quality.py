@@ -56,7 +56,7 @@ class Batch:
         """Go on with other texts; what was measured is forgotten where one of them is new."""
         if texts != self.texts:
             self.texts = list(texts)
-            for name in ("_shape", "_repetition", "_joined"):
+            for name in ("_shape", "_repetition", "joined"):
                 self.__dict__.pop(name, None)
 
     def only(self, places: Sequence[int]) -> "Batch":
@@ -74,19 +74,20 @@ class Batch:
         return self._repetition[:, kernels.REPETITION.index(name)]
 
     @cached_property
-    def _joined(self) -> tuple[np.ndarray, np.ndarray]:
+    def joined(self) -> tuple[np.ndarray, np.ndarray]:
+        """All texts as bytes, and where each begins."""
         return kernels.joined(self.texts)
 
     @cached_property
     def _shape(self) -> np.ndarray:
         out = np.zeros((len(self.texts), len(kernels.SHAPE)))
-        kernels.shape(*self._joined, kernels.KINDS, kernels.STOP_WORDS, out)
+        kernels.shape(*self.joined, kernels.KINDS, kernels.STOP_WORDS, out)
         return out
 
     @cached_property
     def _repetition(self) -> np.ndarray:
         out = np.zeros((len(self.texts), len(kernels.REPETITION)))
-        kernels.repetition(*self._joined, kernels.KINDS, out)
+        kernels.repetition(*self.joined, kernels.KINDS, out)
         return out
 
 
@@ -100,7 +101,7 @@ def _made(config: recipe.Filter) -> Judge:
     if isinstance(config, recipe.PersonalData):
         return _replacing(Replacer(config))
     if isinstance(config, recipe.Lines):
-        return _changing(LineFilter(config))
+        return _of_lines(LineFilter(config))
     if isinstance(config, recipe.Language):
         return lambda batch: [language_fault(text, config) for text in batch.texts]
     if isinstance(config, recipe.BadCharacters):
@@ -112,15 +113,27 @@ def _made(config: recipe.Filter) -> Judge:
 def _changing(change: Callable[[str], str]) -> Judge:
     def judge(batch: Batch) -> list[str | None]:
         batch.replace([change(text) for text in batch.texts])
-        return ["no text is left" if not text or text.isspace() else None for text in batch.texts]
+        return _empty(batch)
 
     return judge
+
+
+def _of_lines(keep: LineFilter) -> Judge:
+    def judge(batch: Batch) -> list[str | None]:
+        batch.replace(keep(batch.texts, *batch.joined))
+        return _empty(batch)
+
+    return judge
+
+
+def _empty(batch: Batch) -> list[str | None]:
+    return ["no text is left" if not text or text.isspace() else None for text in batch.texts]
 
 
 def _replacing(replace: Replacer) -> Judge:
     def judge(batch: Batch) -> list[str | None]:
         digits = np.rint(batch.column("digits") * batch.column("characters")).astype(int).tolist()
-        batch.replace([replace(text, count) for text, count in zip(batch.texts, digits, strict=True)])
+        batch.replace(replace(batch.texts, *batch.joined, digits))
         return [None] * len(batch.texts)
 
     return judge
