@@ -283,14 +283,15 @@ def _lengths(at: KeyPath, stage: TrainStage, outline: Outline) -> Iterator[Fault
         message = f"starts at {start}, and rows have the model's max_position_embeddings ({positions})"
         yield Fault((*at, "length_warmup"), message)
     limit, name = (length, "max_length") if length else (positions, "the model's max_position_embeddings")
-    completion = given(stage, "max_completion_length") if isinstance(stage, PpoStage) else UNKNOWN
+    completion: Any = given(stage, "max_completion_length") if isinstance(stage, PpoStage) else UNKNOWN
     if completion and limit and length is not UNKNOWN and completion >= limit:
         message = f"{completion} leaves no room for a prompt: {name} is {limit}"
         yield Fault((*at, "max_completion_length"), message)
 
 
 def _tasks(at: KeyPath, stage: EvaluateStage, outline: Outline) -> Iterator[Fault]:
-    room = min((found for model in given(stage, "models") or () if (found := _room(model, outline))), default=None)
+    rooms = [_room(model, outline) for model in given(stage, "models") or ()]
+    room = min((found for found in rooms if found is not None), default=None)
     tasks = given(stage, "tasks") or ()
     for index, task in enumerate(tasks):
         if not isinstance(task, TaskConfig):
