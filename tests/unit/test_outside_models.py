@@ -143,6 +143,17 @@ def test_what_cannot_be_brought_in_is_named(tmp_path: Path, spoil: Any, reason: 
         brought(folder, tmp_path / "work")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused_as_such(tmp_path: Path, value: float) -> None:
+    folder = llama(tmp_path / "llama")
+    made = LlamaForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        made.model.norm.weight[3] = value
+    made.save_pretrained(folder)
+    with pytest.raises(DataError, match=r"llama: weights model.norm.weight: not all finite numbers; it is damaged"):
+        brought(folder, tmp_path / "work")
+
+
 def test_code_beside_the_weights_is_never_run(tmp_path: Path) -> None:
     folder = llama(tmp_path / "llama")
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass C: pass\n")
