@@ -27,8 +27,8 @@ def note(found: Spellings, label: Any, place: str) -> None:
 def merge(found: Spellings, later: Mapping[str, Mapping[str, str]]) -> None:
     """Take in what comes after."""
     for name, ways in later.items():
-        if name in found or len(found) < MOST_NAMES:
-            found[name] = {**ways, **found.get(name, {})}
+        for written, place in ways.items() if name in found or len(found) < MOST_NAMES else ():
+            found.setdefault(name, {}).setdefault(written, place)
 
 
 def check(found: Spellings) -> None:

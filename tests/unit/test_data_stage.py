@@ -251,7 +251,7 @@ def test_filters_that_nothing_passes_stop_the_job(tmp_path: Path) -> None:
     ("labels", "message"),
     [
         ([1, 2, "1", "2"], r'two ways, 1 \(.*a.jsonl:1\) and "1" \(.*a.jsonl:3\); write it in one\none label'),
-        (["a", "b", " a", "a "], r'written in two ways, "a" \(.*a.jsonl:1\) and " a" \(.*a.jsonl:3\); write it in one$'),
+        (["a", "b", " a", "a "], r'"a" \(.*a.jsonl:1\) and " a" \(.*a.jsonl:3\); write it in one$'),
         ([True, "true"], r'true \(.*a.jsonl:1\) and "true" \(.*a.jsonl:2\); write it in one$'),
         ([["x", 1], ["1 "]], r'1 \(.*a.jsonl:1\) and "1 " \(.*a.jsonl:2\); write it in one$'),
         ([1, 2, "other", "A", "a", " b", None], None),
