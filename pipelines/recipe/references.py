@@ -12,7 +12,7 @@ from pipelines.recipe.data import CELLS, FILE_KINDS, PACKED, PROSE, Dataset
 from pipelines.recipe.evaluation import REWARD_FUNCTIONS, SCORED, TASKS, EvaluateStage, TaskConfig, task_kind
 from pipelines.recipe.finetune import FinetuneStage
 from pipelines.recipe.fits import find_wrong_launch
-from pipelines.recipe.kinds import made_by
+from pipelines.recipe.kinds import made_by, outside_start
 from pipelines.recipe.mixture import LengthWarmup
 from pipelines.recipe.model_fits import find_wrong_models
 from pipelines.recipe.outline import UNKNOWN, Fault, Outline, given
@@ -212,14 +212,6 @@ def _outside_models(at: KeyPath, stage: StageConfig, recipe_path: Path) -> Itera
             yield Fault((*where, "path"), fault)
 
 
-def _starts_outside(name: object, outline: Outline, seen: tuple[object, ...] = ()) -> bool:
-    """Whether the weights of a stage come from a model made elsewhere."""
-    if isinstance(name, OutsideModel):
-        return True
-    stage = outline.stages.get(name) if isinstance(name, str) and name not in seen else None
-    return stage is not None and _starts_outside(given(stage, "model"), outline, (*seen, name))
-
-
 def _circles(outline: Outline) -> Iterator[Fault]:
     """Each circle of stages once, at the first of its stages."""
     told: set[str] = set()
@@ -269,27 +261,42 @@ def _names(outline: Outline) -> Iterator[Fault]:
 # --- lengths and tasks --------------------------------------------------------------------------------------------
 
 
+def _positions(name: object, outline: Outline) -> int | None:
+    """Most tokens of a row that a stage's model, or one made elsewhere, reads; None where that is not known."""
+    outside = outside_start(name, outline)
+    if outside is not None:
+        return outline.positions_of(outside)
+    return given(outline.model, "max_position_embeddings") or None
+
+
+def _room(name: object, outline: Outline) -> tuple[int, int] | None:
+    """(most new tokens, positions) of a model; where a prompt stands in the same row, it needs one of them."""
+    positions = _positions(name, outline)
+    has_two_rows = made_by(name, outline) in (ArtifactKind.SEQ2SEQ_LM, None)
+    return (positions - (not has_two_rows), positions) if positions else None
+
+
 def _lengths(at: KeyPath, stage: TrainStage, outline: Outline) -> Iterator[Fault]:
-    is_ours = not _starts_outside(at[1], outline)
-    positions = given(outline.model, "max_position_embeddings") if is_ours else None
-    length = given(stage, "max_length")
+    positions, length = _positions(at[1], outline), given(stage, "max_length")
     if positions and length and length > positions:
-        yield Fault((*at, "max_length"), f"{length} is more than the model's max_position_embeddings ({positions})")
+        outside = outside_start(at[1], outline)
+        whose = f"max_position_embeddings ({positions})" if outside is None else f"{positions} positions ({outside})"
+        yield Fault((*at, "max_length"), f"{length} is more than the model's {whose}")
     warmup = given(stage, "length_warmup")
     start = given(warmup, "start") if isinstance(warmup, LengthWarmup) else None
     if positions and start and not length and start >= positions:
         message = f"starts at {start}, and rows have the model's max_position_embeddings ({positions})"
         yield Fault((*at, "length_warmup"), message)
     limit, name = (length, "max_length") if length else (positions, "the model's max_position_embeddings")
-    completion = given(stage, "max_completion_length") if isinstance(stage, PpoStage) else UNKNOWN
+    completion: Any = given(stage, "max_completion_length") if isinstance(stage, PpoStage) else UNKNOWN
     if completion and limit and length is not UNKNOWN and completion >= limit:
         message = f"{completion} leaves no room for a prompt: {name} is {limit}"
         yield Fault((*at, "max_completion_length"), message)
 
 
 def _tasks(at: KeyPath, stage: EvaluateStage, outline: Outline) -> Iterator[Fault]:
-    are_ours = not any(_starts_outside(model, outline) for model in given(stage, "models") or ())
-    positions = given(outline.model, "max_position_embeddings") if are_ours else None
+    rooms = [_room(model, outline) for model in given(stage, "models") or ()]
+    room = min((found for found in rooms if found is not None), default=None)
     tasks = given(stage, "tasks") or ()
     for index, task in enumerate(tasks):
         if not isinstance(task, TaskConfig):
@@ -308,9 +315,8 @@ def _tasks(at: KeyPath, stage: EvaluateStage, outline: Outline) -> Iterator[Faul
         elif dataset is not None and given(dataset, "holdout") == 0:
             yield Fault((*here, "data"), f"'{data}' has holdout: 0, so nothing of it is left to score")
         completion = given(task, "max_completion_length")
-        most = (positions or 0) - (given(outline.model, "architecture") != "encoder_decoder")  # which has two rows
-        if name in ("reward", "seq2seq") and positions and completion and completion > most:
-            message = f"{completion} leaves no room for a prompt: the model's max_position_embeddings is {positions}"
+        if name in ("reward", "seq2seq") and room and completion and completion > room[0]:
+            message = f"{completion} leaves no room for a prompt: the model's max_position_embeddings is {room[1]}"
             yield Fault((*here, "max_completion_length"), message)
         if name:
             yield from _scored(here, name, stage, outline)
