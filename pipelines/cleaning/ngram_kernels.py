@@ -167,9 +167,9 @@ def score(data, starts, classes, table, unknown, out):
         for number in range(count):
             word = words[number]
             key = _pair(word_before, word)
-            # All three are looked up whatever is found: their waits for memory overlap.
             single, double = _find(table, mask, word), _find(table, mask, key)
-            triple = _find(table, mask, _pair(key_before, word)) if number else np.uint64(0)
+            # There are no three words whose first two, or last two, are not there.
+            triple = _find(table, mask, _pair(key_before, word)) if double != 0 and after_two != 0 else np.uint64(0)
             if triple != 0:
                 total += np.int64((triple >> _WORD) & _LOW)
             elif double != 0:

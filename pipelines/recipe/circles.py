@@ -119,5 +119,5 @@ def _of_data(name: str, outline: Outline) -> Iterator[Step]:
     for where, item in filters_of(name, outline.data[name]):
         if isinstance(item, Perplexity) and given(item, "reference") in outline.data:
             yield (*where, "reference"), ("data", item.reference)
-        elif isinstance(item, Classifier) and (stage := given(item, "model")) in outline.stages:
-            yield (*where, "model"), ("stages", str(stage))
+        elif isinstance(item, Classifier):
+            yield from (((*where, *path), ("stages", stage)) for path, stage in _references(item, outline))

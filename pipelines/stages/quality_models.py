@@ -18,8 +18,8 @@ from pipelines.recipe.quality import Classifier, Perplexity, Quality
 from pipelines.recipe.quality_fits import label_fault
 from pipelines.stages.base import StageContext
 
-HELD = 10_000
-"""Held-out texts of a reference that its percentiles are taken of, at most."""
+HELD_BYTES = 10_000_000
+"""Of held-out texts of a reference that its percentiles are taken of, at most."""
 SHOWN = (50, 90, 99)
 
 Ready = Mapping[str, Any]
@@ -55,8 +55,8 @@ def _perplexity(ctx: StageContext, config: Perplexity) -> dict[str, Any]:
     model = NgramModel.of(_texts(folder, "train", config.reference_size))
     model.save(path)
     limit = config.max_perplexity
-    held = [model.perplexities(*joined(batch)) for batch in _texts(folder, "holdout", config.reference_size)]
-    values = np.concatenate(held)[:HELD] if held else np.zeros(0)
+    held = [model.perplexities(*joined(batch)) for batch in _texts(folder, "holdout", HELD_BYTES)]
+    values = np.concatenate(held) if held else np.zeros(0)
     values = values[np.isfinite(values)]
     if config.percentile is not None:
         if not len(values):
