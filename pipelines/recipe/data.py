@@ -152,6 +152,8 @@ class Dataset(Section):
             yield from self._columns()
         if self.quality and self.format != "text":
             yield f"quality: its filters judge text data, and this is {self.format} data"
+        if self.deduplicate and self.deduplicate.spans and self.format != "text":
+            yield f"deduplicate: spans are cut out of text data, and this is {self.format} data"
         for name in ("column_names", "quoting"):
             if not self.files and getattr(self, name) != type(self).model_fields[name].default:
                 yield f"{name}: belongs to csv and tsv files only"

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, NonNegativeInt
 
 from pipelines.recipe.base import Section
 
@@ -21,6 +21,10 @@ class Deduplicate(Section):
     template_share: Share = 0.01
     """Shingles that stand in more than this share of the rows of a dataset, and in more than 50, are a template's: they
     make no two rows the same. 1 knows no templates."""
+    spans: Annotated[int, Field(ge=20)] | None = None
+    """Runs of so many words or more that stood before are cut out of texts, of the same one too; text data only."""
+    spans_min_words: NonNegativeInt = 25
+    """A text of which less is left after that goes."""
     warn_above: Share = 0.3
     """Share of the training rows whose removal is worth a note."""
 
@@ -33,6 +37,8 @@ def _bare(value: Any) -> Any:
     """`true` is all defaults, `false` none."""
     if isinstance(value, bool):
         return {} if value else None
+    if isinstance(value, str | int | float):
+        raise ValueError("is true, or a block of fields: {near: 0.8, spans: 50}")
     return value
 
 

@@ -91,7 +91,7 @@ class DataFacts(Fact):
     left_over: dict[str, int] = {}
     """Rows of a layout that are in no row of ours, by reason; they are not among the rows in."""
     changed: int = 0
-    """Rows whose text quality filters changed, or would."""
+    """Rows whose text quality filters changed, or would, and those out of which repeated runs of words were cut."""
     train: int
     holdout: int
     bytes: int
@@ -312,7 +312,7 @@ def _data(plan: Plan, job: Job, done: Mapping[str, Artifact]) -> DataFacts:
         dropped_by_reason=dropped,
         would_drop=filtered if is_dry else {},
         left_over=info.get("left_over", {}),
-        changed=info.get("changed", 0),
+        changed=info.get("changed", 0) + info.get("cut", {}).get("rows", 0),
         tokens=_tokens(plan, last, done),
         **{name: info[name] for name in ("rows_in", "rows_used", "train", "holdout", "bytes")},
     )

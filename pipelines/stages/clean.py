@@ -2,16 +2,16 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipelines.cleaning.verdicts import Verdicts, kept_rows
+from pipelines.cleaning.verdicts import FIRST, Saved, Verdicts
 from pipelines.data.corpus import Corpus, read_part
-from pipelines.data.formats import num_bytes
+from pipelines.data.formats import Row, num_bytes
 from pipelines.data.row_writer import RowWriter
 from pipelines.data.shards import place
 from pipelines.errors import DataError
@@ -20,8 +20,8 @@ from pipelines.stages.base import Metrics, StageContext
 from pipelines.stages.clean_exact import remove_duplicates
 from pipelines.stages.clean_steps import Shards, Step
 
-SAMPLES, SHOWN = 20, 500
-"""Removed rows that are kept of each reason and source, and how many characters of each."""
+SHOWN = 500
+"""Characters of a row that was removed or cut."""
 SIZE = "size.json"
 """Of a part: bytes of the rows that go."""
 
@@ -41,7 +41,8 @@ def run(ctx: StageContext) -> Metrics:
     _write_samples(ctx, corpus, verdicts)
     less = _write_rows(ctx, corpus, verdicts, shards, config.format)
     _note(ctx, config, verdicts)
-    info = _info(ctx.inputs["dataset"], verdicts, less)
+    is_cut = bool(config.deduplicate and config.deduplicate.spans)
+    info = _info(ctx.inputs["dataset"], verdicts, less, is_cut=is_cut)
     (ctx.output / "info.json").write_text(json.dumps(info, indent=1))
     return _metrics(info)
 
@@ -53,6 +54,10 @@ def _steps(config: CleanJob) -> Iterator[Step]:
         from pipelines.stages.clean_near import remove_near_duplicates  # numba takes a quarter of a second
 
         yield partial(remove_near_duplicates, format=config.format, config=config.deduplicate)
+    if config.deduplicate and config.deduplicate.spans:
+        from pipelines.stages.clean_spans import cut_repeated_spans
+
+        yield partial(cut_repeated_spans, config=config.deduplicate)
 
 
 # --- rows ---------------------------------------------------------------------------------------------------------
@@ -75,24 +80,29 @@ def _write_rows(ctx: StageContext, corpus: Corpus, verdicts: Verdicts, shards: S
 
 
 def _part(part: Mapping[str, Any], folder: Path) -> None:
-    """The rows of a part that stay."""
-    number, less, format = part["own"], 0, part["format"]
+    """The rows of a part that stay, without what is cut out of them."""
+    first, less, format, saved = part["own"], 0, part["format"], Saved(Path(part["verdicts"]))
     with RowWriter(folder, "train", format) as writer:
         for batch in read_part(part):
-            kept = kept_rows(Path(part["verdicts"]), number, len(batch))
-            number += len(batch)
-            for row, stays in zip(batch, kept.tolist(), strict=True):
+            less += sum(num_bytes(format, row) for row in batch)
+            cuts = saved.cuts(first, len(batch))
+            for number, (row, stays) in enumerate(zip(batch, saved.kept(first, len(batch)), strict=True), first):
                 if stays:
-                    writer.append(row)
-                else:
-                    less += num_bytes(format, row)
-    (folder / SIZE).write_text(json.dumps({"less": less}))
+                    writer.append(_cut(row, cuts[number]) if number in cuts else row)
+            first += len(batch)
+    (folder / SIZE).write_text(json.dumps({"less": less - writer.bytes}))
+
+
+def _cut(row: Row, runs: Sequence[tuple[int, int]]) -> Row:
+    from pipelines.cleaning.spans import without  # numba takes a quarter of a second, and few jobs cut
+
+    return {"text": without(row["text"], runs)}
 
 
 # --- what became of them ------------------------------------------------------------------------------------------
 
 
-def _info(dataset: Path, verdicts: Verdicts, less: int) -> dict[str, Any]:
+def _info(dataset: Path, verdicts: Verdicts, less: int, *, is_cut: bool) -> dict[str, Any]:
     """That of the data artifact, with what was removed since."""
     info = json.loads((dataset / "info.json").read_text())
     removed = {reason: dict(sorted(counts.items())) for reason, counts in verdicts.counts().items()}
@@ -100,7 +110,11 @@ def _info(dataset: Path, verdicts: Verdicts, less: int) -> dict[str, Any]:
     gone = len(verdicts.codes) - train
     assert info["train"] == len(verdicts.codes) and gone == sum(sum(one.values()) for one in removed.values())
     info |= {"rows_used": info["rows_used"] - gone, "train": train, "bytes": info["bytes"] - less}
-    return info | {"train_in": len(verdicts.codes), "removed": removed}
+    info |= {"train_in": len(verdicts.codes), "removed": removed}
+    if not is_cut:
+        return info
+    rows = len(np.unique(verdicts.cuts[:, 0]))
+    return info | {"cut": {"rows": rows, "runs": len(verdicts.cuts), "words": dict(sorted(verdicts.cut_words.items()))}}
 
 
 def _metrics(info: Mapping[str, Any]) -> Metrics:
@@ -112,24 +126,46 @@ def _metrics(info: Mapping[str, Any]) -> Metrics:
     for reason, of in info["removed"].items():
         metrics[f"removed_{reason}"] = counts[reason]
         metrics |= {f"removed_{reason}_of_{role}": count for role, count in of.items()}
+    if cut := info.get("cut"):
+        metrics |= {"cut_rows": cut["rows"], "cut_runs": cut["runs"], "cut_words": sum(cut["words"].values())}
     return metrics
 
 
 def _write_samples(ctx: StageContext, corpus: Corpus, verdicts: Verdicts) -> None:
-    """removed.jsonl of the record: the first removed rows of each reason and source, with what each is like."""
+    """Of the record: removed.jsonl, the first rows removed for each reason and source, with what each is like; and
+    cut.jsonl, runs of words that were cut out of rows."""
     some = [
         (code, corpus.own + row, int(verdicts.like[row]))
         for code in range(1, len(verdicts.labels))
-        for row in np.flatnonzero(verdicts.codes == code)[:SAMPLES].tolist()
+        for row in np.flatnonzero(verdicts.codes == code)[:FIRST].tolist()
     ]
-    rows = corpus.rows_at({number for _, *pair in some for number in pair if number >= 0})
-    shown = {number: json.dumps(row, ensure_ascii=False)[:SHOWN] for number, row in rows.items()}
-    with (ctx.record / "removed.jsonl").open("w", encoding="utf-8") as file:
-        for code, row, like in some:
-            reason, of = verdicts.labels[code]
-            sample = {"reason": reason, "of": ctx.job.spoken(of), "removed": shown[row]}
-            sample |= {"kept": shown[like]} if like >= 0 else {}
-            file.write(json.dumps(sample, ensure_ascii=False) + "\n")
+    cut = [corpus.own + row for _, row, *_ in verdicts.first_cuts]
+    rows = corpus.rows_at({*cut, *(number for _, *pair in some for number in pair if number >= 0)})
+    shown = {number: _shown(row) for number, row in rows.items()}
+    samples = list[dict[str, str]]()
+    for code, number, like in some:
+        reason, of = verdicts.labels[code]
+        sample = {"reason": reason, "of": ctx.job.spoken(of), "removed": shown[number]}
+        samples.append(sample | ({"kept": shown[like]} if like >= 0 else {}))
+    _write_lines(ctx.record / "removed.jsonl", samples)
+    if cut:
+        from pipelines.cleaning.spans import part_of
+
+        runs = [
+            {"of": ctx.job.spoken(of), "cut": part_of(rows[number]["text"], start, stop), "row": shown[number]}
+            for number, (of, _, start, stop) in zip(cut, verdicts.first_cuts, strict=True)
+        ]
+        _write_lines(ctx.record / "cut.jsonl", runs)
+
+
+def _shown(row: Row) -> str:
+    """Its beginning and its end, where rows of one template may differ."""
+    text = json.dumps(row, ensure_ascii=False)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN // 2]} [...] {text[-SHOWN // 2 :]}"
+
+
+def _write_lines(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def _note(ctx: StageContext, config: CleanJob, verdicts: Verdicts) -> None:
