@@ -1,6 +1,6 @@
 """The chain of quality filters over batches of texts: each text is kept, changed, or dropped for a stated reason."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -28,8 +28,12 @@ class Verdict(NamedTuple):
 class Quality:
     """The filters of a recipe. Whatever batches they come in, texts fare alike: each is judged alone."""
 
-    def __init__(self, config: recipe.Quality):
-        self._filters = [(item.kind, _made(item)) for item in config.filters]
+    def __init__(self, config: recipe.Quality, models: "Mapping[str, Judge] | None" = None):
+        """`models`: the judges of filters that ask a model, by their kind."""
+        made = models or {}
+        self._filters = [
+            (item.kind, made[item.kind] if isinstance(item, recipe.Asking) else _made(item)) for item in config.filters
+        ]
 
     def __call__(self, texts: Sequence[str]) -> list[Verdict]:
         """One verdict for each text."""
@@ -95,7 +99,7 @@ Judge = Callable[[Batch], list[str | None]]
 """For each text of the batch, what is wrong with it; it may change the texts."""
 
 
-def _made(config: recipe.Filter) -> Judge:
+def _made(config: recipe.Measuring) -> Judge:
     if isinstance(config, recipe.Repair):
         return _changing(lambda text: repaired(text, config.normalization))
     if isinstance(config, recipe.PersonalData):

@@ -149,9 +149,9 @@ def _no_such_columns(dataset: Dataset, columns: tuple[str, ...]) -> DataError:
 class Account:
     """Counts rows in and out, and keeps the ones that were dropped beside the data."""
 
-    def __init__(self, dataset: Dataset, quarantine: Path):
-        self.dataset, self.quality, self.quarantine = dataset, dataset.quality, quarantine
-        self.judge = _judge(dataset)
+    def __init__(self, dataset: Dataset, quarantine: Path, judge: "Quality | None" = None):
+        """`judge`: the filters of the dataset, where it has some."""
+        self.dataset, self.quality, self.quarantine, self.judge = dataset, dataset.quality, quarantine, judge
         self.tally = Tally()
         self.joined = Joined()
         self.normalise = normaliser(dataset.format, {} if dataset.layout else dataset.columns)
@@ -236,11 +236,3 @@ class Account:
         if counts[why["reason"]] < KEPT:
             shown = json.dumps(item.row, default=str)[:2000] if item.row is not None else None
             self.file.write(json.dumps(why | {"file": item.file, "line": item.line, "row": shown}) + "\n")
-
-
-def _judge(dataset: Dataset) -> "Quality | None":
-    if dataset.quality is None:
-        return None
-    from pipelines.cleaning.quality import Quality  # numba takes a quarter of a second, and most data need none
-
-    return Quality(dataset.quality)

@@ -87,8 +87,8 @@ class Job(Section):
     """Local files that decide the result (absolute path -> sha256): dataset files, chat template, task files and
     their rows."""
     named_files: dict[str, str] = Field(default_factory=dict)
-    """Role -> which of these files it is, where a task reads several: `task.<i>.file`, `task.<i>.pairs`,
-    `task.<i>.analogies`."""
+    """Role -> which of these files it is, where a job reads several: `task.<i>.file`, `task.<i>.pairs`,
+    `task.<i>.analogies`, `holdout.<i>`, `classifier.<i>`."""
     world: int | None = None
     """Version of the built-in world, where the job takes rows, questions or rewards from it."""
     libraries: dict[str, str] = Field(default_factory=dict)
@@ -96,8 +96,9 @@ class Job(Section):
     inputs: dict[str, Input] = Field(default_factory=dict)
     """Role -> artifact. Roles: `dataset`, `tokenizer`, `model`, `reward_model`, `data.0`, `data.1`, ... (a mixture,
     sorted by fingerprint), for cleaning `earlier.0`, ... and `later.0`, ... (datasets above and below, in the recipe's
-    order) and `benchmarks` (their questions), and for tasks `task.<i>.data`, `task.<i>.reward_model`, ... Where a role
-    is an adapter, `<role>.base` is the full model that it belongs to."""
+    order) and `benchmarks` (their questions), for quality filters `reference` and `classifier`, and for tasks of
+    evaluate `task.<i>.data`, `task.<i>.reward_model`, ... Where a role is an adapter, `<role>.base` is the full model
+    that it belongs to."""
 
     @property
     def kind(self) -> str:

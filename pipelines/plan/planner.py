@@ -346,6 +346,12 @@ class _Planner:
     def _data(self, name: str) -> Job:
         if f"data-{name}" in self.jobs:
             return self.jobs[f"data-{name}"]
+        if f"data-{name}" in self._open:
+            trail = " -> ".join([*self._open, f"data-{name}"])
+            raise self._problem(("data", name), f"the dataset needs what is made of it in a circle: {trail}")
+        self._open.append(f"data-{name}")
+        inputs, judges = self._judges(name)
+        self._open.remove(f"data-{name}")
         dataset = self.recipe.data[name].model_copy(update=dict.fromkeys(CLEANING))
         if dataset.hub and not dataset.revision:
             dataset = self._pinned(name, dataset)
@@ -361,7 +367,22 @@ class _Planner:
                     named |= {f"holdout.{len(named) + index}": path for index, path in enumerate(found)}
                 files |= found
         world = TRACK_VERSIONS.get(dataset.builtin, MICROWORLD_VERSION) if dataset.builtin else None
-        return self._add(f"data-{name}", name, DataJob(dataset=dataset), {}, files, None, world, named)
+        files, named = files | judges, named | {f"classifier.{number}": path for number, path in enumerate(judges)}
+        return self._add(f"data-{name}", name, DataJob(dataset=dataset), inputs, files, None, world, named)
+
+    def _judges(self, name: str) -> tuple[dict[str, Input], dict[str, str]]:
+        """What the filters of a dataset take from elsewhere: other jobs' artifacts, and files of a classifier."""
+        quality = self.recipe.data[name].quality
+        inputs, files = dict[str, Input](), dict[str, str]()
+        if quality and quality.perplexity:
+            inputs["reference"] = _read(self._data(quality.perplexity.reference))
+        if quality and (classifier := quality.classifier):
+            if classifier.model is not None:
+                inputs |= self._weights("classifier", classifier.model)
+            else:
+                folder = self.path.resolve().parent / (classifier.path or "")
+                files = {str(path): self.digest(path) for path in model_files(folder)}
+        return inputs, files
 
     def _pinned(self, name: str, dataset: Dataset) -> Dataset:
         if self.pins is None or dataset.hub is None:

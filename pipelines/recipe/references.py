@@ -8,6 +8,7 @@ from pipelines.errors import DataError, KeyPath
 from pipelines.recipe import paths
 from pipelines.recipe.base import MAKES, ArtifactKind, Consumes, OutsideModel, Reads, Section
 from pipelines.recipe.benchmarks import find_missing_benchmarks
+from pipelines.recipe.circles import find_circles
 from pipelines.recipe.data import CELLS, FILE_KINDS, PACKED, PROSE, Dataset
 from pipelines.recipe.evaluation import REWARD_FUNCTIONS, SCORED, TASKS, EvaluateStage, TaskConfig, task_kind
 from pipelines.recipe.finetune import FinetuneStage
@@ -17,6 +18,7 @@ from pipelines.recipe.mixture import LengthWarmup
 from pipelines.recipe.model_fits import find_wrong_models
 from pipelines.recipe.outline import UNKNOWN, Fault, Outline, given
 from pipelines.recipe.outside import fault_in
+from pipelines.recipe.quality_fits import filters_of, find_wrong_classifiers
 from pipelines.recipe.stages import PpoStage, TokenizerStage
 from pipelines.recipe.task_files import find_task
 from pipelines.recipe.tokenizer import Reference
@@ -29,6 +31,10 @@ def find_wrong_references(outline: Outline, recipe_path: Path) -> Iterator[Fault
     """Everything that does not fit together, of what is understood of a recipe."""
     for name, dataset in outline.data.items():
         yield from _files(name, dataset, recipe_path)
+        for where, item in filters_of(name, dataset):
+            yield from _datasets_named(where, item, outline)
+            yield from _stages_named(where, item, outline)
+        yield from find_wrong_classifiers(name, dataset, recipe_path)
     for name, stage in outline.stages.items():
         at = ("stages", name)
         yield from _stages_named(at, stage, outline)
@@ -47,7 +53,7 @@ def find_wrong_references(outline: Outline, recipe_path: Path) -> Iterator[Fault
                 yield from _word_files(at, stage, recipe_path)
         yield from _outside_models(at, stage, recipe_path)
     yield from find_missing_benchmarks(outline)
-    yield from _circles(outline)
+    yield from find_circles(outline)
     yield from find_wrong_models(outline, recipe_path)
     yield from _names(outline)
     yield from find_wrong_launch(outline, recipe_path)
@@ -183,20 +189,6 @@ def _needed(consumes: Consumes) -> str:
     return needed + (" or a function of pipelines/rewards.py" if consumes.or_function else "")
 
 
-def _references(stage: Section, outline: Outline) -> Iterator[tuple[KeyPath, str]]:
-    """(path inside the stage, name) of all stages that a stage consumes, if they make what it needs."""
-    for field, consumes in type(stage).marked(Consumes):
-        value = given(stage, field)
-        steps = enumerate(value) if isinstance(value, tuple) else [(None, value)]
-        for index, name in steps:
-            target = outline.stages.get(name) if isinstance(name, str) else None
-            if target is not None and made_by(name, outline) in (*consumes.kinds, None):
-                yield (field,) if index is None else (field, index), name
-    for index, task in enumerate(given(stage, "tasks") or ()):
-        if isinstance(task, TaskConfig):
-            yield from ((("tasks", index, *path), name) for path, name in _references(task, outline))
-
-
 def _outside_models(at: KeyPath, stage: StageConfig, recipe_path: Path) -> Iterator[Fault]:
     """Folders of models that are not there, or hold none."""
     model = given(stage, "models" if isinstance(stage, EvaluateStage) else "model")
@@ -210,32 +202,6 @@ def _outside_models(at: KeyPath, stage: StageConfig, recipe_path: Path) -> Itera
             yield Fault((*where, "path"), f"'{path}' has no {missing} (looked from {recipe_path.parent}/)")
         elif fault := fault_in(source, folder):
             yield Fault((*where, "path"), fault)
-
-
-def _circles(outline: Outline) -> Iterator[Fault]:
-    """Each circle of stages once, at the first of its stages."""
-    told: set[str] = set()
-    for start in outline.stages:
-        trail = None if start in told else _trail_back(start, outline)
-        if trail:
-            told.update(name for _, name in trail)
-            names = " -> ".join([start, *(name for _, name in trail)])
-            yield Fault(("stages", start, *trail[0][0]), f"stages need each other in a circle: {names}")
-
-
-def _trail_back(start: str, outline: Outline) -> list[tuple[KeyPath, str]] | None:
-    """The references that lead from a stage back to it."""
-    pending: list[list[tuple[KeyPath, str]]] = [[step] for step in _references(outline.stages[start], outline)]
-    seen: set[str] = set()
-    while pending:
-        trail = pending.pop(0)
-        name = trail[-1][1]
-        if name == start:
-            return trail
-        if name not in seen:
-            seen.add(name)
-            pending += [[*trail, step] for step in _references(outline.stages[name], outline)]
-    return None
 
 
 _TAKEN = ("clean-", "contamination-", "model-", "vocabulary-")

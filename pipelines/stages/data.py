@@ -5,7 +5,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.data.account import KEPT, Account, Tally, check, digest_of
 from pipelines.data.formats import Row
@@ -18,6 +18,9 @@ from pipelines.errors import DataError
 from pipelines.plan.jobs import DataJob
 from pipelines.recipe.data import Dataset
 from pipelines.stages.base import Metrics, StageContext
+
+if TYPE_CHECKING:
+    from pipelines.cleaning.quality import Quality
 
 TALLY, DROPPED, HELD = "tally.json", "dropped.jsonl", "held.bin"
 """What a part leaves beside its rows: counts, rows that are not used, and digests of the holdout."""
@@ -51,10 +54,13 @@ def run(ctx: StageContext) -> Metrics:
 
 def _parts(ctx: StageContext, dataset: Dataset) -> Iterator[Path]:
     """Folders of parts in their order: a holdout of its own first, since training gives way to it."""
-    held = [str(path) for path in ctx.job.named_files.values()]
-    files = [path for path in ctx.job.files if path not in held]
+    named = ctx.job.named_files
+    held = [path for role, path in named.items() if role.startswith("holdout.")]
+    files = [path for path in ctx.job.files if path not in named.values()]
     cache = ctx.checkpoints / "hub"
-    common = {"dataset": dataset.model_dump(mode="json"), "cache": str(cache)}
+    common: dict[str, Any] = {"dataset": dataset.model_dump(mode="json"), "cache": str(cache)}
+    if ready := _ready(ctx, dataset):
+        common["quality"] = ready
     found = find(dataset, cache) if dataset.hub else {}
     own: list[Path] = []
     if held or dataset.holdout_split:
@@ -105,7 +111,7 @@ def _made(ctx: StageContext, name: str, parts: Sequence[Mapping[str, Any]]) -> l
 def _part(part: Mapping[str, Any], folder: Path) -> None:
     """The rows of some files, or of a source that has no parts."""
     dataset = Dataset.model_validate_json(json.dumps(part["dataset"]))
-    account = Account(dataset, folder / DROPPED)
+    account = Account(dataset, folder / DROPPED, _judge(part, dataset))
     train, kept = (RowWriter(folder, split, dataset.format) for split in SPLITS)
     with account, train, kept:
         splits = {"train": train, "holdout": kept}
@@ -115,6 +121,27 @@ def _part(part: Mapping[str, Any], folder: Path) -> None:
     tally = account.tally
     tally.train, tally.holdout, tally.bytes = train.rows, kept.rows, train.bytes + kept.bytes
     (folder / TALLY).write_text(json.dumps(tally.as_json(), default=str))
+
+
+def _ready(ctx: StageContext, dataset: Dataset) -> Mapping[str, Any]:
+    """What quality filters take from elsewhere."""
+    if dataset.quality is None or not (dataset.quality.perplexity or dataset.quality.classifier):
+        return {}
+    from pipelines.stages.quality_models import prepare
+
+    return prepare(ctx, dataset.quality)
+
+
+def _judge(part: Mapping[str, Any], dataset: Dataset) -> "Quality | None":
+    if dataset.quality is None:
+        return None
+    from pipelines.cleaning.quality import Quality  # numba takes a quarter of a second, and most data need none
+
+    if "quality" not in part:
+        return Quality(dataset.quality)
+    from pipelines.stages.quality_models import judges
+
+    return Quality(dataset.quality, judges(part["quality"]))
 
 
 def _split_rows(part: Mapping[str, Any], dataset: Dataset, account: Account, folder: Path) -> Iterator[tuple[str, Row]]:
