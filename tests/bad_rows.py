@@ -35,6 +35,9 @@ JSON: dict[str, Bad] = {
     ),
     "only opening brackets": Bad({"a.jsonl": b"[" * 100_000 + b"\n" + ONE}, ["one"], {"too_deep": 1}),
     "duplicate keys": Bad({"a.jsonl": b'{"text": "a", "text": "b"}\n' + ONE}, ["one"], {"duplicate_key": 1}),
+    "duplicate keys in an array": Bad(
+        {"a.json": b'[{"text": "a]", "m": [{"x": 1, "x": "}"}]}, {"text": "one"}]'}, ["one"], {"duplicate_key": 1}
+    ),
     "duplicate keys inside": Bad(
         {"a.jsonl": b'{"text": "a", "m": {"x": 1, "x": 2}}\n' + ONE}, ["one"], {"duplicate_key": 1}
     ),

@@ -70,9 +70,9 @@ def find(dataset: Dataset, cache: Path) -> dict[str, Split]:
     repo, revision = dataset.hub or "", dataset.revision or ""
     require_pin(repo, revision)
     builder, base = _builder(repo, dataset.subset, revision, cache)
-    options = _options(builder.config)
+    options = _options(builder.config) if builder.name in READERS else None
     listed = {str(name): files for name, files in (builder.config.data_files or {}).items()}
-    if builder.name not in READERS or options is None:
+    if options is None:
         return {}
     features, found = None, {}
     for name in filter(None, (dataset.split, dataset.holdout_split)):

@@ -156,10 +156,9 @@ def _array(text: _Text, position: int) -> Iterator[Item]:
             value, end = _DECODER.raw_decode(text.buffer, position)
             # A number may go on in the next block, so what follows an element must be seen.
             whole = end < len(text.buffer)
-        except _DuplicateKey:
-            raise DataError(f"{text.path}:{line}: an object has two values for one name; keep one of them") from None
-        except RecursionError:
-            value, reason, end = None, "too_deep", _end(text.buffer, position)
+        except (_DuplicateKey, RecursionError) as error:
+            reason = "duplicate_key" if isinstance(error, _DuplicateKey) else "too_deep"
+            value, end = None, _end(text.buffer, position)
             whole = end > 0
         except ValueError:
             whole = False
@@ -174,7 +173,7 @@ def _array(text: _Text, position: int) -> Iterator[Item]:
 
 
 def _end(buffer: str, position: int) -> int:
-    """Where an array or object that is too deep to be read ends; 0 where that was not read yet."""
+    """Where an array or object that cannot be taken ends; 0 where that was not read yet."""
     depth = 0
     for mark in _MARK.finditer(buffer, position):
         if mark[0] in "[{":
