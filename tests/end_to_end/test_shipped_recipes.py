@@ -36,8 +36,13 @@ def test_a_shipped_recipe_is_right(name: str, capsys: pytest.CaptureFixture[str]
 def shrunk(recipe: Recipe) -> dict[str, str]:
     """What is set to make it small: other data, widths and lengths; the same stages, blocks and objectives."""
     found = {"name": "twin", "launch": "cpu"}
+    others = iter(("text", "web"))  # datasets that are compared with each other are not one and the same
     for name, dataset in recipe.data.items():
-        found[f"data.{name}"] = f"{{builtin: microworld/{WORLD[dataset.format]}, limit: 150}}"
+        is_compared = dataset.deduplicate and dataset.format == "text" and not dataset.builtin
+        track = next(others) if is_compared else WORLD[dataset.format]
+        cleaning = ", deduplicate: true" if dataset.deduplicate else ""
+        cleaning += f", decontaminate: {dataset.decontaminate.action}" if dataset.decontaminate else ""
+        found[f"data.{name}"] = f"{{builtin: {dataset.builtin or f'microworld/{track}'}, limit: 150{cleaning}}}"
     assert isinstance(recipe.model, ModelConfig)
     layers = len(recipe.model.layer_types or ()) or 2
     sizes = {"hidden_size": 16, "num_hidden_layers": layers, "num_attention_heads": 2, "max_position_embeddings": 256}
@@ -54,6 +59,7 @@ def shrunk(recipe: Recipe) -> dict[str, str]:
         elif isinstance(stage, TrainStage):
             small = {"global_batch_size": 4, "max_length": 256, "duration": "3 steps", "mixed_precision": "no"}
             small |= {"warmup_steps": 1}
+            small |= {"length_warmup": "{start: 16, until: 50%}"} if getattr(stage, "length_warmup", None) else {}
             small |= {"eval_steps": 2} if getattr(stage, "eval_steps", None) else {}
         if isinstance(stage, PpoStage):
             small |= {"duration": "1 rollouts", "rollout_batch_size": 8, "max_completion_length": 8}
