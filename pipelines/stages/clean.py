@@ -176,8 +176,8 @@ def _note(ctx: StageContext, config: CleanJob, verdicts: Verdicts) -> None:
     share = 1 - verdicts.kept.mean()
     if config.deduplicate and share > config.deduplicate.warn_above:
         print(
-            f"note: {share:.1%} of {len(verdicts.codes):,} training rows are removed ({_spoken(ctx, verdicts)}); the "
-            f"first of each kind: {ctx.record / 'removed.jsonl'}",
+            f"note: {share:.1%} of {len(verdicts.codes):,} training rows are removed ({_spoken(ctx, verdicts)}); "
+            f"{ctx.job.folder}/record/removed.jsonl shows the first of each",
             flush=True,
         )
 

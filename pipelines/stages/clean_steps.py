@@ -11,6 +11,9 @@ from pipelines.data.corpus import Corpus
 from pipelines.data.shards import Work, make_shards
 from pipelines.stages.base import StageContext
 
+SMALL = 32 << 20
+"""Bytes below which starting processes takes longer than the work."""
+
 
 @dataclass(frozen=True)
 class Shards:
@@ -21,7 +24,8 @@ class Shards:
     def make(self, name: str, work: Work, parts: Sequence[Mapping[str, Any]]) -> list[Path]:
         """The folder of every part, in their order."""
         folder, launch = self.ctx.checkpoints / "parts" / name, self.ctx.launch
-        return make_shards(work, parts, folder, engine=launch.engine, workers=launch.workers)
+        is_small = sum(part.get("bytes", SMALL) for part in parts) < SMALL
+        return make_shards(work, parts, folder, engine=launch.engine, workers=1 if is_small else launch.workers)
 
 
 Step = Callable[[Corpus, Verdicts, Shards], None]
