@@ -6,13 +6,19 @@ from typing import Any
 
 import pytest
 from contamination_jobs import Ran, run_jobs
+from data_jobs import run_data, write_jsonl
 from tiny_recipe import planned, write
 from tiny_task import TASK
 
+from pipelines.cleaning.question_files import Questions
 from pipelines.data import shards
 from pipelines.data.row_writer import RowWriter
 from pipelines.errors import DataError
+from pipelines.plan.jobs import ContaminationJob, Job
+from pipelines.recipe.decontaminate import Decontaminate
 from pipelines.recipe.load import find_problems
+from pipelines.stages import contamination
+from pipelines.stages.base import StageContext
 
 QUESTIONS = [
     "Which of the two rivers that meet below the old town carries more water in the spring of most years?",
@@ -208,3 +214,28 @@ def test_a_phrase_of_a_held_out_document_is_no_question(tmp_path: Path) -> None:
     asked["stages"]["evaluate"]["tasks"] = [{"name": "bits_per_byte", "data": "books"}]
     clean = run_jobs(tmp_path, asked)["clean-books"]
     assert [text for text in texts if text not in clean.said()] == texts[1:2]
+
+
+@pytest.mark.parametrize(
+    ("format", "rows"),
+    [
+        ("text", [{"text": QUESTIONS[0]}, {"text": "x"}]),
+        ("chat", [{"messages": [{"role": "system", "content": QUESTIONS[0]}, {"role": "user", "content": "a"},
+                                {"role": "assistant", "content": "b"}]}]),
+        ("chat", [{"prompt": "a", "completion": QUESTIONS[0]}]),
+        ("preference", [{"prompt": QUESTIONS[0], "chosen": "a", "rejected": "b"}]),
+        ("preference", [{"prompt": "a", "chosen": QUESTIONS[0], "rejected": "b"}]),
+        ("prompt", [{"prompt": QUESTIONS[0]}]),
+        ("labelled", [{"text": "a", "text_pair": QUESTIONS[0], "label": "b"}]),
+        ("pairs", [{"source": "a", "target": QUESTIONS[0]}]),
+    ],
+)  # fmt: skip
+def test_all_that_a_row_says_is_looked_through(tmp_path: Path, format: Any, rows: list[dict[str, Any]]) -> None:
+    output, _ = run_data(tmp_path / "data", [write_jsonl(tmp_path / "rows.jsonl", rows)], format=format, holdout=0)
+    (tmp_path / "benchmarks").mkdir()
+    Questions({"mine": [[text] for text in QUESTIONS]}, {}).save(tmp_path / "benchmarks")
+    config = ContaminationJob(format=format, decontaminate=Decontaminate(action="tell"))
+    job = Job(name="contamination-x", stage="x", config=config, seed=None)
+    inputs = {"dataset": output, "benchmarks": tmp_path / "benchmarks"}
+    metrics = contamination.run(StageContext(job=job, inputs=inputs, workdir=tmp_path / "job"))
+    assert metrics == {"contaminated": 1, "contaminated_mine": 1, "found_mine": 1}
