@@ -15,6 +15,7 @@ from pipelines.plan.estimate import estimate
 from pipelines.plan.jobs import Job, Plan
 from pipelines.run.console import Console
 from pipelines.run.launcher import LIGHT_KINDS, Door, light_settings, require_loopback, start, warm_up
+from pipelines.run.lessons import check_lessons
 from pipelines.run.provenance import provenance
 from pipelines.run.signals import Signals
 from pipelines.stages.base import LaunchSettings
@@ -72,6 +73,7 @@ class Runner:
             self._open_doors([before[name].job for name in reasons])
             chosen = [job for job in self.plan.jobs if job.name in needed]
             self._ensure_side_by_side([job for job in chosen if job.kind in LIGHT_KINDS])
+            self._check_lessons([before[name].job for name in reasons], before)
             for job in chosen:
                 if job.kind not in LIGHT_KINDS:
                     self._ensure(job)
@@ -131,6 +133,11 @@ class Runner:
                     if future.exception() and running:
                         self.console.say(f"✗ {name} failed; what runs beside it is finished first")
                     future.result()
+
+    def _check_lessons(self, jobs: Sequence[Job], before: Mapping[str, Found]) -> None:
+        """Before pretraining, what is wrong with the labels that come after it."""
+        folders = {name: found.artifact.output for name, found in {**before, **self.found}.items() if found.artifact}
+        check_lessons(self.plan, jobs, folders, self.position)
 
     def _ensure(self, job: Job) -> None:
         found = look(job, self.store, self.found)
