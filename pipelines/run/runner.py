@@ -15,6 +15,7 @@ from pipelines.plan.estimate import estimate
 from pipelines.plan.jobs import Job, Plan
 from pipelines.run.console import Console
 from pipelines.run.launcher import LIGHT_KINDS, Door, light_settings, require_loopback, start, warm_up
+from pipelines.run.lessons import check_lessons
 from pipelines.run.provenance import provenance
 from pipelines.run.signals import Signals
 from pipelines.stages.base import LaunchSettings
@@ -70,11 +71,15 @@ class Runner:
         self.store.register(self.links.folder.parent)
         with self._signals.installed():
             self._open_doors([before[name].job for name in reasons])
-            for jobs in _waves([job for job in self.plan.jobs if job.name in needed]):
-                if jobs[0].kind in LIGHT_KINDS:
-                    self._ensure_side_by_side(jobs)
-                else:
-                    self._ensure(jobs[0])
+            jobs = [before[name].job for name in reasons]
+            for number, wave in enumerate(_waves([job for job in self.plan.jobs if job.name in needed])):
+                is_light = wave[0].kind in LIGHT_KINDS
+                if is_light:
+                    self._ensure_side_by_side(wave)
+                if is_light or number == 0:
+                    self._check_lessons(jobs, before)
+                if not is_light:
+                    self._ensure(wave[0])
         return {name: item.artifact for name, item in self.found.items() if item.artifact}
 
     def _needed(self, targets: Sequence[Job], before: Mapping[str, Found]) -> set[str]:
@@ -131,6 +136,11 @@ class Runner:
                     if future.exception() and running:
                         self.console.say(f"✗ {name} failed; what runs beside it is finished first")
                     future.result()
+
+    def _check_lessons(self, jobs: Sequence[Job], before: Mapping[str, Found]) -> None:
+        """Before pretraining, what is wrong with the labels that come after it."""
+        folders = {name: found.artifact.output for name, found in {**before, **self.found}.items() if found.artifact}
+        check_lessons(self.plan, jobs, folders, self.position)
 
     def _ensure(self, job: Job) -> None:
         found = look(job, self.store, self.found)

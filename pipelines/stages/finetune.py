@@ -11,7 +11,8 @@ from torch import nn
 
 from pipelines.data.collate import ChatCollator
 from pipelines.data.labelled import LabelledCollator, LabelledRows
-from pipelines.data.labels import LabelKind, check_labels, label_names_of, names_in
+from pipelines.data.labels import LabelKind, names_in
+from pipelines.data.lessons import lesson_of
 from pipelines.data.source_target import JoinedRows, SourceTargetCollator, SourceTargetRows
 from pipelines.errors import DataError
 from pipelines.evaluation import predictions, translation
@@ -42,9 +43,10 @@ def run(ctx: StageContext) -> Metrics:
 
 def _classify(ctx: StageContext, config: FinetuneStage, tokens: Tokens, clock: Clock) -> dict[str, Any]:
     mix = sources(ctx, tokens.vocab_size)
-    kind, names = label_names_of([source.train for source in mix])
-    check_labels([source.holdout for source in mix], kind, names)
-    weights = class_weights(config, mix, kind, names)
+    lesson = lesson_of(config, [source.train for source in mix], [source.holdout for source in mix])
+    kind, names = lesson.kind, lesson.names
+    assert kind is not None
+    weights = class_weights(config, mix, names)
     model = starting_classifier(ctx, tokens, kind, names)
     eos = tokens.eos_id
     rows_of = partial(LabelledRows, label_names=names, bos_id=tokens.first_id, sep_id=eos, eos_id=eos)
@@ -87,18 +89,9 @@ def label_scores(model: nn.Module, rows: Any, collator: LabelledCollator, kind: 
     return {"holdout_loss": float(losses.double().mean()), **found, "holdout_rows": len(rows)}
 
 
-def class_weights(
-    config: FinetuneStage, mix: list[Source], kind: LabelKind, names: tuple[str, ...]
-) -> torch.Tensor | None:
-    """One weight per name. `balanced`: all mentions, by the number of names and by those of this name.
-
-    Raises DataError for names that no label has, and where labels are numbers."""
+def class_weights(config: FinetuneStage, mix: list[Source], names: tuple[str, ...]) -> torch.Tensor | None:
+    """One weight per name. `balanced`: all mentions, by the number of names and by those of this name."""
     wanted = config.class_weights
-    if kind == "regression":
-        if wanted is not None or config.label_smoothing_factor:
-            field = "class_weights" if wanted is not None else "label_smoothing_factor"
-            raise DataError(f"{field} is for classes, and the labels are numbers to predict; remove it")
-        return None
     if wanted is None:
         return None
     if wanted == "balanced":
@@ -109,9 +102,6 @@ def class_weights(
                     counts[name] += 1
         total = sum(counts.values())
         return torch.tensor([total / (len(names) * counts[name]) for name in names])
-    unknown = sorted(set(wanted) - set(names))
-    if unknown:
-        raise DataError(f"class_weights: no label is called {', '.join(unknown)}; there are {', '.join(names)}")
     return torch.tensor([wanted.get(name, 1.0) for name in names])
 
 
@@ -119,6 +109,8 @@ def class_weights(
 
 
 def _translate(ctx: StageContext, config: FinetuneStage, tokens: Tokens, clock: Clock) -> dict[str, Any]:
+    mix = sources(ctx, tokens.vocab_size)
+    lesson_of(config, [source.train for source in mix], [source.holdout for source in mix])
     model = starting_writer(ctx, tokens)
     is_encoder_decoder = bool(model.config.is_encoder_decoder)
     if is_encoder_decoder:
@@ -181,12 +173,8 @@ def _best(config: FinetuneStage, examples: Examples, kind: str) -> Best | None:
     if config.eval_steps is None:
         return None
     metric = config.metric_for_best_model or METRICS[kind][0]
-    if metric not in METRICS[kind]:
-        raise DataError(
-            f"metric_for_best_model: '{metric}' does not fit {kind} labels; choose one of {', '.join(METRICS[kind])}"
-        )
     if not len(examples.held_out):
-        raise DataError("eval_steps: no dataset has a holdout to score; give one `holdout: 0.05`, or remove eval_steps")
+        raise DataError("eval_steps: no row of the holdout fits into max_length; raise it, or remove eval_steps")
     best = Best(metric, higher_is_better=DIRECTIONS[metric], every=config.eval_steps)
     if PartialState().is_main_process:
         wanted = "highest" if best.higher_is_better else "lowest"

@@ -225,8 +225,8 @@ def test_of_equals_the_earliest_is_the_best_and_nothing_else_never_is() -> None:
     ("kind", "fields", "message"),
     [
         ("single", {"class_weights": {"tiny": 2.0}}, "no label is called tiny; there are large, small"),
-        ("number", {"class_weights": "balanced"}, "class_weights is for classes"),
-        ("number", {"label_smoothing_factor": 0.1}, "label_smoothing_factor is for classes"),
+        ("number", {"class_weights": "balanced"}, "class_weights: is for classes"),
+        ("number", {"label_smoothing_factor": 0.1}, "label_smoothing_factor: is for classes"),
         ("number", {"eval_steps": 2, "metric_for_best_model": "accuracy"}, "choose one of spearman, pearson"),
     ],
 )
