@@ -1,6 +1,7 @@
 """Rows of token ids on disk: written once, in shards, and read memory-mapped with their boundaries."""
 
 import json
+from array import array
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -77,12 +78,24 @@ class TokenWriter:
         if kind in ("json", "text"):
             values = [np.frombuffer(value.encode(), np.uint8) for value in values]
         lengths = np.fromiter(map(len, values), np.int64, len(values))
-        flat = np.concatenate([np.asarray(value, np.int64 if kind == "ids" else np.uint8) for value in values])
-        largest = min(self.vocab_size - 1, np.iinfo(self.ids).max)
-        if kind == "ids" and len(flat) and not 0 <= flat.min() <= flat.max() <= largest:
-            raise ValueError(f"{column}: id {flat.max()} does not fit a vocabulary of {self.vocab_size}")
+        if kind == "ids":
+            flat = self._checked(column, values)
+        else:
+            flat = np.concatenate([np.asarray(value, np.uint8) for value in values])
         shard.write(column, flat.astype(_dtype(kind, self.ids)), lengths)
         return len(flat)
+
+    def _checked(self, column: str, values: Sequence[Any]) -> np.ndarray:
+        """Ids of all rows, one after the other."""
+        largest = min(self.vocab_size - 1, np.iinfo(self.ids).max)
+        # An array of the standard library is made of a list in a third of the time, and takes what is not negative.
+        try:
+            flat = np.concatenate([np.frombuffer(array("I", value), np.uint32) for value in values])
+        except OverflowError:
+            flat = np.concatenate([np.asarray(value, np.int64) for value in values])
+        if len(flat) and not 0 <= flat.min() <= flat.max() <= largest:
+            raise ValueError(f"{column}: id {flat.max()} does not fit a vocabulary of {self.vocab_size}")
+        return flat
 
     def _end_shard(self) -> None:
         if self.shard:
