@@ -10,6 +10,8 @@ from typing import Any, Literal
 from tokenizers import Tokenizer
 
 from pipelines.data.fast_bpe import FastBpe
+from pipelines.data.fast_chars import FastChars
+from pipelines.data.rows import batches
 from pipelines.data.template import SPECIAL, Message, Piece, Template
 from pipelines.data.tokens import Ragged
 from pipelines.errors import ArtifactError, DataError
@@ -28,6 +30,10 @@ class ChatRenderer:
     MANY = 256
     """Texts of a batch from which on the faster engine is made, and of which it must give the same ids."""
 
+    AT_ONCE = 1 << 18
+    """Characters, about: what tokenizers keeps of each token takes a hundred bytes, and more than caches hold is slow.
+    """
+
     def __init__(self, tokenizer: Tokenizer, template: str | None, info: dict[str, Any], *, name: str = TEMPLATE):
         self.tokenizer, self.info, self._source, self._name = tokenizer, info, template, name
         # Special tokens in text are plain characters; this library knows no other way to say so.
@@ -41,7 +47,7 @@ class ChatRenderer:
         self._control = {token.content: number for number, token in tokenizer.get_added_tokens_decoder().items()}
         self.add_bos_token: bool = info["add_bos_token"]
         self.changes_text: bool = info.get("changes_text", False)
-        self._fast: FastBpe | Literal[False] | None = None
+        self._fast: FastBpe | FastChars | Literal[False] | None = None
         """The faster engine, or False where it would give other ids; found out with the first batch worth it."""
 
     @classmethod
@@ -166,11 +172,14 @@ class ChatRenderer:
     def _encoded(self, texts: Sequence[str]) -> list[Ids]:
         if fast := self._engine(texts):
             return fast.encode(texts, num_threads=_threads())
-        return [one.ids for one in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+        found: list[Ids] = []
+        for batch in batches(texts, size=len, most=self.MANY, total=self.AT_ONCE):
+            found += [one.ids for one in self.tokenizer.encode_batch_fast(batch, add_special_tokens=False)]
+        return found
 
-    def _engine(self, texts: Sequence[str]) -> FastBpe | None:
+    def _engine(self, texts: Sequence[str]) -> FastBpe | FastChars | None:
         if self._fast is None and len(texts) >= self.MANY:
-            made = FastBpe.of(self.tokenizer)
+            made = FastBpe.of(self.tokenizer) or FastChars.of(self.tokenizer)
             self._fast = made if made is not None and made.agrees(self.tokenizer, texts[: self.MANY]) else False
         return self._fast or None
 

@@ -8,7 +8,7 @@ for every token. Engines of regular expressions may know other editions of Unico
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import Any
@@ -112,9 +112,14 @@ class FastBpe:
 
     def agrees(self, tokenizer: Tokenizer, texts: Sequence[str]) -> bool:
         """Whether these texts, and some of all kinds, get the same ids from the tokenizer itself."""
-        shown = [*PROBES, *texts]
-        slow = tokenizer.encode_batch_fast(shown, add_special_tokens=False)
-        return self.encode(shown, num_threads=1) == [one.ids for one in slow]
+        return agree(self.encode, tokenizer, texts)
+
+
+def agree(encode: Callable[..., list[Ids]], tokenizer: Tokenizer, texts: Sequence[str]) -> bool:
+    """Whether `encode` gives these texts, and some of all kinds, the tokenizer's own ids."""
+    shown = [*PROBES, *texts]
+    slow = tokenizer.encode_batch_fast(shown, add_special_tokens=False)
+    return encode(shown, num_threads=1) == [one.ids for one in slow]
 
 
 def _both(merge: str | list[str]) -> list[str]:

@@ -1,9 +1,9 @@
 """Rows of token ids on disk: written once, in shards, and read memory-mapped with their boundaries."""
 
 import json
+from array import array
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -50,7 +50,12 @@ class Ragged(Sequence[np.ndarray]):
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]]) -> "Ragged":
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        return cls(np.fromiter(chain.from_iterable(rows), np.int64, int(lengths.sum())), lengths)
+        # An array of the standard library is made of a list in a third of the time, and takes what is not negative.
+        try:
+            parts = [np.frombuffer(array("I", row), np.uint32) for row in rows]
+        except OverflowError:
+            parts = [np.asarray(row, np.int64) for row in rows]
+        return cls(np.concatenate([np.zeros(0, np.uint32), *parts]), lengths)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -101,17 +106,15 @@ class TokenWriter:
             values = [json.dumps(value, ensure_ascii=False) for value in values]
         if kind in ("json", "text"):
             values = [np.frombuffer(value.encode(), np.uint8) for value in values]
-        if isinstance(values, Ragged):
-            flat, lengths = values.flat, values.lengths
-        elif kind == "ids":
-            rows = Ragged.of(values)
+        if kind == "ids":
+            rows = values if isinstance(values, Ragged) else Ragged.of(values)
             flat, lengths = rows.flat, rows.lengths
+            largest = min(self.vocab_size - 1, np.iinfo(self.ids).max)
+            if len(flat) and not 0 <= flat.min() <= flat.max() <= largest:
+                raise ValueError(f"{column}: id {flat.max()} does not fit a vocabulary of {self.vocab_size}")
         else:
             lengths = np.fromiter(map(len, values), np.int64, len(values))
             flat = np.concatenate([np.asarray(value, np.uint8) for value in values])
-        largest = min(self.vocab_size - 1, np.iinfo(self.ids).max)
-        if kind == "ids" and len(flat) and not 0 <= flat.min() <= flat.max() <= largest:
-            raise ValueError(f"{column}: id {flat.max()} does not fit a vocabulary of {self.vocab_size}")
         shard.write(column, flat.astype(_dtype(kind, self.ids)), lengths)
         return len(flat)
 

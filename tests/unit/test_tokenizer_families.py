@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from pipelines.data.chat import ChatRenderer
 from pipelines.data.fast_bpe import FastBpe
+from pipelines.data.fast_chars import FastChars
 from pipelines.errors import DataError
 from pipelines.recipe.tokenizer import TokenizerStage
 from pipelines.stages.tokenizer_families import train
@@ -57,13 +58,16 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_data(folder / "data", [write_jsonl(folder / "a.jsonl", [{"text": text} for text in TEXTS])])[0]
 
 
+ENGINES = {"byte_level_bpe": FastBpe, "byte": FastBpe, "char": FastChars}
+
+
 def check_keeps(given: dict[str, Any], count: int, seed: int) -> None:
     """No text is lost, none becomes a control token, and the faster engine gives the same ids."""
     tokenizer, rng = made(**given), random.Random(seed)
     assert stage(**given).keeps_text
     control = set(tokenizer.get_added_tokens_decoder())
-    fast = FastBpe.of(tokenizer)
-    assert (fast is not None) == (given["algorithm"] in ("byte_level_bpe", "byte"))
+    fast = FastBpe.of(tokenizer) or FastChars.of(tokenizer)
+    assert type(fast) is ENGINES.get(given["algorithm"], type(None))
     for start in range(0, count, 5_000):
         texts = [any_text(rng) for _ in range(min(5_000, count - start))]
         texts += ["", *SPECIAL, "<0x41> <unk> ▁ ⁀ ##a", *TEXTS[:20]] if start == 0 else []
@@ -96,6 +100,18 @@ def check_all_characters(given: dict[str, Any], last: int) -> None:
     texts = ["".join(characters[start : start + 1000]) for start in range(0, len(characters), 1000)]
     slow = [one.ids for one in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
     assert fast.encode(texts, num_threads=1) == slow
+
+
+def test_characters_that_are_unknown_are_so_to_the_table_too() -> None:
+    tokenizer, rng = made(algorithm="char", byte_fallback=False), random.Random(3)
+    fast = FastChars.of(tokenizer)
+    assert fast is not None
+    texts = [any_text(rng) for _ in range(500)] + [*SPECIAL, "", "<unk>", *TEXTS[:20]]
+    ids = [one.ids for one in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+    assert fast.encode(texts, num_threads=1) == ids
+    assert tokenizer.token_to_id("<unk>") in ids[0]
+    assert fast.agrees(tokenizer, texts)
+    assert not fast.agrees(made(algorithm="char", byte_fallback=False, character_coverage=0.9), texts)
 
 
 CUTS = [given for given in KEEPING if given["algorithm"] == "byte_level_bpe"]
