@@ -9,6 +9,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from pipelines.cleaning import kernels
+from pipelines.cleaning.lines import BOILERPLATE
 from pipelines.cleaning.quality import Quality, Verdict
 from pipelines.recipe.quality import QualityField
 
@@ -203,3 +204,23 @@ def test_languages_are_told_apart() -> None:
 def test_filters_that_cannot_be_meant_are_refused(quality: Any, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         judged(quality)
+
+
+def test_lines_that_may_be_boilerplate_are_told_by_words_as_by_the_whole_expression() -> None:
+    phrases = (
+        *("javascript", "cookie", "cookies", "terms of use", "terms of service", "privacy policy", "lorem ipsum"),
+        *("all rights reserved", "sign in", "signed in", "signin", "log in", "logged in", "login", "loged in"),
+        *("subscribe", "newsletter", "click here", "read more"),
+    )
+    for phrase in phrases:
+        for like in (
+            phrase,
+            phrase.upper(),
+            phrase.title(),
+            phrase.replace("s", "\u017f"),
+            phrase.replace("i", "\u0131"),
+            phrase.replace("i", "\u0130"),
+        ):
+            line = f"Here they are: {like} of the house."
+            changed = judged([{"kind": "lines"}], f"A line that stays here.\n{line}")[0].text
+            assert (line not in changed) == bool(BOILERPLATE.search(line)), line
