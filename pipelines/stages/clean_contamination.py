@@ -82,7 +82,7 @@ class _Search:
         ngrams = Ngrams.of(questions.texts, questions.task_of, size=config.ngram, few=few, documents=documents)
         ngrams.save(ctx.checkpoints / NGRAMS)
         common = {"ngrams": str(ctx.checkpoints / NGRAMS), "format": format}
-        parts = [part | common for part in _joined(list(corpus.parts()))]
+        parts = [part | common for part in corpus.parts()]
         folders = shards.make("contamination", _part, parts)
         hits = together([_load(folder / HITS) for folder in folders])
         is_train = hits.text >= corpus.own
@@ -175,15 +175,6 @@ class _Search:
                 if counts[name] < SHOWN and not (found is self.holdout and name in self._own):
                     counts[name] += 1
                     yield one
-
-
-def _joined(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The holdout and the rows after it in one part: small data are not worth a second process."""
-    if len(parts) < 2:
-        return parts
-    first, second = parts[:2]
-    both = {"groups": first["groups"] + second["groups"], "rows": first["rows"] + second["rows"]}
-    return [first | both, *parts[2:]]
 
 
 def _shares(questions: Questions, config: Decontaminate) -> np.ndarray:

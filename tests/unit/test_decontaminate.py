@@ -157,7 +157,7 @@ def test_the_result_does_not_depend_on_the_parts(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(RowWriter, "BATCH_ROWS", 3)
     monkeypatch.setattr(shards.grouped, "__defaults__", (1,))
     parted = run_jobs(tmp_path / "parts", recipe(tmp_path / "parts", "drop"))
-    assert len(list((tmp_path / "parts/clean-books/checkpoints/parts/contamination").iterdir())) == 9
+    assert len(list((tmp_path / "parts/clean-books/checkpoints/parts/contamination").iterdir())) == 10
     for name in ("clean-books", "clean-chats", "clean-choices"):
         one, other = whole[name], parted[name]
         assert (one.facts, one.samples, one.said()) == (other.facts, other.samples, other.said())
