@@ -94,7 +94,9 @@ def run_jobs(root: Path, recipe: Mapping[str, Any], until: str, **launch: Any) -
             continue
         workdir = root / job.folder
         inputs = {role: found[item.job].output for role, item in job.inputs.items()}
-        settings = LaunchSettings(threads=1) if job.kind == "finetune" else light_settings(Launch(**launch))
+        settings = (
+            LaunchSettings(threads=1) if job.kind in ("finetune", "pretrain") else light_settings(Launch(**launch))
+        )
         ctx = StageContext(job=job, inputs=inputs, workdir=workdir, launch=settings)
         if job.name == until or not ctx.output.exists():
             for folder in (ctx.output, ctx.checkpoints, ctx.record):

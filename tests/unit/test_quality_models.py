@@ -125,6 +125,16 @@ def test_a_folder_in_place_of_a_stage(trained: Path, tmp_path: Path) -> None:
     assert planned(tmp_path, recipe).by_name["data-web"].fingerprint != before
 
 
+def test_an_adapter_is_asked_with_its_base(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, [CLASSIFIER])
+    recipe["stages"]["first"] = {**recipe["stages"]["pretrain"], "kind": "pretrain", "data": "tales"}
+    recipe["stages"]["judge"] |= {"model": "first", "peft": {"r": 8}, "learning_rate": 0.03}
+    plan = planned(tmp_path, recipe)
+    names = {role: item.job for role, item in plan.by_name["data-web"].inputs.items()}
+    assert names == {"classifier": "judge", "classifier.base": "first"}
+    assert everything(run_jobs(tmp_path, recipe, "data-web")["data-web"]) == GOOD
+
+
 @pytest.mark.slow
 def test_the_result_does_not_depend_on_the_workers(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grouped, "__defaults__", (4_000,))
