@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.cleaning.wrapping import unwrapped
 from pipelines.data import microworld
 
 PASSAGE = 3000
@@ -70,9 +71,10 @@ def documents(data: Path | None, size: int, seed: int) -> Iterator[str]:
 
 def passages(text: str) -> Iterator[str]:
     """Pieces of PASSAGE characters or a little more, a line for each paragraph."""
-    paragraphs = re.split(r"\n\s*\n", text.replace("\r\n", "\n").strip("\ufeff \n"))
-    if len(paragraphs) * 2 * PASSAGE < len(text):  # paragraphs that no empty lines part
-        paragraphs = text.split("\n")
+    text = text.replace("\r\n", "\n").strip("\ufeff \n")
+    paragraphs = re.split(r"\n\s*\n", text)
+    if len(paragraphs) * 2 * PASSAGE < len(text):  # no empty lines part them
+        paragraphs = unwrapped(text).split("\n")
     some, size = list[str](), 0
     for paragraph in (" ".join(paragraph.split()) for paragraph in paragraphs):
         if paragraph:
