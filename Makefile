@@ -12,7 +12,7 @@
 # STORE    where finished work is kept                        (artifacts)
 # TO       the folder that `make export` writes:              TO=my_model
 # FORMAT   stock, a class of transformers, or ours, with its code (stock)
-# DATA     what `make inspect` looks at:                    DATA=my_text
+# DATA     what `make inspect` looks at; text for `make better-data`: DATA=my_text
 # NAME     of the module that `make new-model` writes:        NAME=thing
 # REBUILD  1 rebuilds a stale stage that was costly to make
 # YES      1 lets `make clean` remove without asking
@@ -42,7 +42,7 @@ SOURDOUGH = $(BIN)/python -m pipelines
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-encoder demo-translation run $(STAGES) check inspect plan show data report export ledger verify clean schema new-model \
-        test test-all test-docs test-equality test-ray test-gpu lint types format bench
+        test test-all test-docs test-equality test-ray test-gpu lint types format bench better-data
 
 help: ## this list
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/q' | head -n 1
@@ -136,7 +136,10 @@ format: $(READY) ## format the code in place
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 bench: $(READY) ## speed against peers, as ratios in one run
-	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	@for script in $(filter-out benchmarks/better_data.py benchmarks/heap.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$script || exit 1; done
+
+better-data: $(READY) ## one model on a heap of text and on the cleaned one (half an hour; your own text: DATA=folder)
+	@$(BIN)/python benchmarks/better_data.py $(if $(DATA),--data "$(DATA)")
 
 $(READY): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (once; about a minute plus downloads)"

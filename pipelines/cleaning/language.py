@@ -18,8 +18,8 @@ class _Identifier(LanguageIdentifier):
 
     __slots__ = ("_count", "_features", "_moves", "_of_state", "_rows", "_wide")
 
-    def __init__(self, *arguments: Any, **named: Any):  # whatever the package gives
-        super().__init__(*arguments, **named)
+    def compile(self) -> None:
+        """To be called once, before it is asked."""
         self._moves, self._of_state = np.asarray(self.tk_nextmove), np.asarray(self.tk_output)
         self._rows = np.asarray(self._rowbase, np.int64)
         self._wide = self.nb_ptc.astype(np.float32)
@@ -58,7 +58,9 @@ def _visited(text, moves, rows, of_state, count, features):
 @cache
 def identifier() -> Any:
     """The package's model, read once in 0.4 s."""
-    return _Identifier.from_model_file(MODEL_FILE, norm_probs=True)
+    made = _Identifier.from_model_file(MODEL_FILE, norm_probs=True)
+    made.compile()
+    return made
 
 
 def language_of(text: str) -> tuple[str, float]:

@@ -11,6 +11,7 @@ from pipelines.cleaning.language import language_fault
 from pipelines.cleaning.lines import LineFilter
 from pipelines.cleaning.personal_data import Replacer
 from pipelines.cleaning.repair import bad_characters, repaired
+from pipelines.cleaning.wrapping import unwrapped
 from pipelines.recipe import quality as recipe
 
 
@@ -102,6 +103,8 @@ Judge = Callable[[Batch], list[str | None]]
 def _made(config: recipe.Measuring) -> Judge:
     if isinstance(config, recipe.Repair):
         return _changing(lambda text: repaired(text, config.normalization))
+    if isinstance(config, recipe.Unwrap):
+        return _changing(unwrapped)
     if isinstance(config, recipe.PersonalData):
         return _replacing(Replacer(config))
     if isinstance(config, recipe.Lines):

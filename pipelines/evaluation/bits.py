@@ -36,8 +36,8 @@ def without_end(ids: list[int], eos_id: int) -> list[int]:
     return ids[:-1] if ids[-1:] == [eos_id] else ids
 
 
-def score_bits(subject: Subject, config: TaskConfig, folder: Path) -> list[dict[str, Any]]:
-    """One row."""
+def document_bits(subject: Subject, config: TaskConfig, folder: Path) -> tuple[list[float], list[int]]:
+    """(bits, bytes) of each document of a tokens artifact's holdout that is scored."""
     table = TokenTable.open(folder, "holdout")
     rows = [table.row(row) for row in range(min(len(table), config.limit or LIMIT))]
     documents = [(without_end(row["input_ids"].tolist(), subject.tokens.eos_id), row["num_bytes"]) for row in rows]
@@ -48,9 +48,14 @@ def score_bits(subject: Subject, config: TaskConfig, folder: Path) -> list[dict[
             "text into more rows (separator: blank_line, for example)"
         )
     parts = [chunks(ids, subject.max_length) for ids, _ in documents]
-    sizes = [num_bytes for _, num_bytes in documents]
     found = iter(subject.log_likelihoods([part for document in parts for part in document]))
     bits = [-sum(next(found)[0] for _ in document) / math.log(2) for document in parts]
+    return bits, [num_bytes for _, num_bytes in documents]
+
+
+def score_bits(subject: Subject, config: TaskConfig, folder: Path) -> list[dict[str, Any]]:
+    """One row."""
+    bits, sizes = document_bits(subject, config, folder)
     value, stderr = metrics.ratio(bits, sizes)
     return [
         {
@@ -62,7 +67,7 @@ def score_bits(subject: Subject, config: TaskConfig, folder: Path) -> list[dict[
             "version": 2,
             "num_fewshot": 0,
             "limit": config.limit,
-            "n": len(documents),
+            "n": len(bits),
             "bytes": sum(sizes),
             "apply_chat_template": False,
             "template_digest": None,

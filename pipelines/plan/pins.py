@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import DataError, MachineError
-from pipelines.plan.derived import outside_models, outside_tokenizers
+from pipelines.plan.uses import outside_models, outside_tokenizers
 from pipelines.recipe.lock import read_lock, write_lock
 from pipelines.recipe.root import Recipe
 

@@ -1,28 +1,17 @@
 """Recipe in, ordered jobs out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pipelines.errors import KeyPath, Problem, RecipeError
 from pipelines.plan.benchmarks import asked_by
-from pipelines.plan.derived import (
-    CleanJob,
-    ContaminationJob,
-    DataJob,
-    ModelJob,
-    Source,
-    TokensJob,
-    VocabularyJob,
-    compared_with,
-    first_user,
-    outside_models,
-    starts_outside,
-    uses_of,
-)
+from pipelines.plan.derived import CleanJob, ContaminationJob, DataJob, ModelJob, Source, TokensJob, VocabularyJob
 from pipelines.plan.files import libraries_of
+from pipelines.plan.inputs import mixed, read
 from pipelines.plan.jobs import Input, Job, Plan
 from pipelines.plan.pins import Pins, model_key
+from pipelines.plan.uses import compared_with, first_user, outside_models, starts_outside, uses_of
 from pipelines.recipe.base import OutsideModel
 from pipelines.recipe.data import CLEANING, MICROWORLD_VERSION, TRACK_VERSIONS, Dataset
 from pipelines.recipe.evaluation import REWARD_FUNCTIONS, TASKS, EvaluateStage
@@ -151,7 +140,7 @@ class _Planner:
         return self._datasets(config)
 
     def _datasets(self, config: TokenizerStage) -> dict[str, Input]:
-        return _mixed([_read(self._dataset(name), share) for name, share in (config.data or {}).items()])
+        return mixed([read(self._dataset(name), share) for name, share in (config.data or {}).items()])
 
     def vocabulary(self, name: str) -> None:
         """The job that measures a tokenizer beside others, where its stage names some."""
@@ -167,7 +156,7 @@ class _Planner:
             files |= of_it
             named |= {f"compare.{index}.{number}": path for number, path in enumerate(of_it)}
         config = VocabularyJob(tokenizer=stage, compare=tuple(references), sweep=stage.sweep)
-        inputs = {"tokenizer": _read(self.stage(name)[0])} | self._datasets(stage)
+        inputs = {"tokenizer": read(self.stage(name)[0])} | self._datasets(stage)
         self._add(f"vocabulary-{name}", name, config, inputs, files, named_files=named)
 
     def _reference(self, key: KeyPath, reference: R) -> tuple[R, dict[str, str]]:
@@ -193,17 +182,17 @@ class _Planner:
         if config.model is not None:
             inputs |= self._weights("model", config.model)
         if isinstance(config, PretrainStage) or config.model is None:
-            inputs["tokenizer"] = _read(self._source(tokenizer))
+            inputs["tokenizer"] = read(self._source(tokenizer))
         if isinstance(config, PpoStage):
             inputs |= self._rewarding(("stages", name, "reward_funcs"), config.reward_funcs, tokenizer, "reward_model")
-        return inputs | _mixed(self._mixture(config, tokenizer))
+        return inputs | mixed(self._mixture(config, tokenizer))
 
     def _mixture(self, config: Any, tokenizer: Source) -> list[Input]:
         """Every dataset that is mixed, with its share in each phase."""
         phases = [phase.data for phase in getattr(config, "phases", ())]
         caps = getattr(config, "max_epochs", {})
         return [
-            _read(
+            read(
                 self._tokens(data, tokenizer),
                 config.data.get(data, 0.0),
                 later_shares=tuple(mixture.get(data, 0.0) for mixture in phases),
@@ -229,7 +218,7 @@ class _Planner:
                 files[str(path)] = self.digest(path)
                 named[f"task.{index}.{field}"] = str(path)
             if task.data is not None:
-                inputs[f"task.{index}.data"] = _read(self._tokens(task.data, tokenizer))
+                inputs[f"task.{index}.data"] = read(self._tokens(task.data, tokenizer))
             if task.reward_funcs is not None:
                 key = ("stages", name, "tasks", index, "reward_funcs")
                 inputs |= self._rewarding(key, task.reward_funcs, tokenizer, f"task.{index}.reward_model")
@@ -263,7 +252,7 @@ class _Planner:
     def _weights(self, role: str, source: Source) -> dict[str, Input]:
         """A model to start from or to ask; of an adapter also the full model that it belongs to."""
         job = self._source(source)
-        return {role: _read(job)} | ({f"{role}.base": job.base} if job.base else {})
+        return {role: read(job)} | ({f"{role}.base": job.base} if job.base else {})
 
     def tokenizer_of(self, name: Source) -> Source:
         """The tokenizer behind a stage: its own, that of the weights it starts from, or the only stage's. A model made
@@ -310,7 +299,7 @@ class _Planner:
         name = f"tokens-{dataset}-{made_by.name}" if self._several_tokenizers else f"tokens-{dataset}"
         if name in self.jobs:
             return self.jobs[name]
-        inputs = {"dataset": _read(self._dataset(dataset)), "tokenizer": _read(made_by)}
+        inputs = {"dataset": read(self._dataset(dataset)), "tokenizer": read(made_by)}
         return self._add(name, dataset, TokensJob(format=self.recipe.data[dataset].format), inputs)
 
     def _dataset(self, name: str) -> Job:
@@ -322,10 +311,10 @@ class _Planner:
         if f"clean-{name}" in self.jobs:
             return self.jobs[f"clean-{name}"]
         above, below = compared_with(self.recipe, name) if dataset.deduplicate else ([], [])
-        inputs = {"dataset": _read(data)} | ({"benchmarks": _read(self._benchmarks())} if asked else {})
-        inputs |= {f"earlier.{index}": _read(self._dataset(other)) for index, other in enumerate(above)}
+        inputs = {"dataset": read(data)} | ({"benchmarks": read(self._benchmarks())} if asked else {})
+        inputs |= {f"earlier.{index}": read(self._dataset(other)) for index, other in enumerate(above)}
         # Nothing of them is left out here but what is in their holdout, which their own cleaning never changes.
-        inputs |= {f"later.{index}": _read(self._data(other)) for index, other in enumerate(below)}
+        inputs |= {f"later.{index}": read(self._data(other)) for index, other in enumerate(below)}
         config = CleanJob(format=dataset.format, deduplicate=dataset.deduplicate, decontaminate=asked)
         return self._add(f"clean-{name}", name, config, inputs)
 
@@ -333,7 +322,7 @@ class _Planner:
         """The job that tells what a dataset that is read has of the benchmarks."""
         asked = self.recipe.data[name].decontaminate
         if asked and asked.action == "tell" and f"data-{name}" in self.jobs:
-            inputs = {"dataset": _read(self._dataset(name)), "benchmarks": _read(self._benchmarks())}
+            inputs = {"dataset": read(self._dataset(name)), "benchmarks": read(self._benchmarks())}
             config = ContaminationJob(format=self.recipe.data[name].format, decontaminate=asked)
             self._add(f"contamination-{name}", name, config, inputs)
 
@@ -375,7 +364,7 @@ class _Planner:
         quality = self.recipe.data[name].quality
         inputs, files = dict[str, Input](), dict[str, str]()
         if quality and quality.perplexity:
-            inputs["reference"] = _read(self._data(quality.perplexity.reference))
+            inputs["reference"] = read(self._data(quality.perplexity.reference))
         if quality and (classifier := quality.classifier):
             if classifier.model is not None:
                 inputs |= self._weights("classifier", classifier.model)
@@ -405,17 +394,3 @@ class _Planner:
 
     def _problem(self, key: KeyPath, message: str) -> RecipeError:
         return RecipeError([Problem(*self.position(key), format_path(key), message)])
-
-
-def _read(
-    job: Job, share: float | None = None, *, later_shares: tuple[float, ...] = (), max_epochs: float | None = None
-) -> Input:
-    return Input(
-        job=job.name, fingerprint=job.fingerprint, share=share, later_shares=later_shares, max_epochs=max_epochs
-    )
-
-
-def _mixed(parts: Sequence[Input]) -> dict[str, Input]:
-    """Roles of a mixture, by fingerprint: neither names nor their order in the file decide."""
-    inputs = sorted(parts, key=lambda item: (item.fingerprint, item.share, item.later_shares))
-    return {f"data.{index}": item for index, item in enumerate(inputs)}

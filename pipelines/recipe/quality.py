@@ -40,6 +40,13 @@ class BadCharacters(Section):
     """Share of characters."""
 
 
+class Unwrap(Section):
+    """Join the lines of paragraphs that were cut to fit a page, so that a line is a paragraph: what comes after judges
+    lines, and would take most of these for no text; changes texts, drops none."""
+
+    kind: Literal["unwrap"]
+
+
 class Lines(Section):
     """Remove lines that are no text, in C4's way (arXiv 1910.10683, 2.2); changes texts, drops those of no others."""
 
@@ -192,7 +199,16 @@ class Classifier(Section):
 
 
 Measuring = (
-    Repair | BadCharacters | Lines | Length | GopherQuality | GopherRepetition | FineWeb | Language | PersonalData
+    Repair
+    | BadCharacters
+    | Unwrap
+    | Lines
+    | Length
+    | GopherQuality
+    | GopherRepetition
+    | FineWeb
+    | Language
+    | PersonalData
 )
 """Filters that need nothing but a text."""
 Asking = Perplexity | Classifier
@@ -201,7 +217,7 @@ Filter = Annotated[Measuring | Asking, Field(discriminator="kind")]
 Bounds = Length | GopherQuality | GopherRepetition | FineWeb
 """Filters whose fields are all `min_<measure>` or `max_<measure>`."""
 PRESETS: Mapping[str, tuple[str, ...]] = {
-    "web": ("repair", "lines", "length", "gopher_quality", "gopher_repetition", "fineweb", "personal_data"),
+    "web": ("repair", "unwrap", "lines", "length", "gopher_quality", "gopher_repetition", "fineweb", "personal_data"),
     "books": ("repair", "bad_characters", "gopher_repetition"),
 }
 """Name -> filters of that kind with their defaults."""

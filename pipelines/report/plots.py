@@ -63,6 +63,12 @@ def vocabularies(report: Report) -> list[Plot]:
     return found
 
 
+def curves(series: Sequence[Series], *, xlabel: str) -> str:
+    """Lines as a picture that is a file of its own: dark ink, or light ink where the reader's page is dark."""
+    ink = "<style>svg{color:#24292f}@media(prefers-color-scheme:dark){svg{color:#d0d7de}}</style>"
+    return re.sub(r"(<svg[^>]*>)", rf"\1{ink}", _svg(series, xlabel=xlabel), count=1)
+
+
 def _loss(stage: StageFacts, lines: Sequence[dict[str, Any]], report: Report) -> Plot | None:
     series = [
         _series(lines, "loss", "training", smooth=True),

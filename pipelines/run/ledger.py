@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.errors import ArtifactError, KeyPath, Problem, RecipeError
-from pipelines.plan.derived import starts_outside
 from pipelines.plan.jobs import Plan
+from pipelines.plan.uses import starts_outside
 from pipelines.recipe.stages import PretrainStage
 from pipelines.recipe.tree import format_path
 from pipelines.store.artifacts import ArtifactStore, survey

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from fake_run import RECIPE, VALUES, fake_plan, fake_run
@@ -17,7 +18,7 @@ from pipelines.data import microworld
 from pipelines.report import collect, lineage
 from pipelines.report.collect import Report, ScoreFacts, load_report, write_report
 from pipelines.report.figures import seconds_text, short, thinned
-from pipelines.report.plots import plots
+from pipelines.report.plots import Series, curves, plots
 from pipelines.report.table import difference, mark, tables
 from pipelines.report.terminal import print_summary
 from pipelines.report.text import visible
@@ -402,3 +403,9 @@ def test_a_tokenizer_that_nobody_measured_leaves_no_section(tmp_path):
     write_report(plan, store, tmp_path / "runs")
     assert read(tmp_path / "runs").tokenizers == []
     assert "<h2>Tokenizer</h2>" not in text(tmp_path / "runs", "html")
+
+
+def test_a_picture_that_is_a_file_of_its_own_has_ink_for_both_papers() -> None:
+    svg = ElementTree.fromstring(curves([Series("one", [1, 2], [2.5, 1.5])], xlabel="step"))
+    assert svg.tag == "{http://www.w3.org/2000/svg}svg"
+    assert "dark" in (svg[0].text or "") and "color" in (svg[0].text or "")
