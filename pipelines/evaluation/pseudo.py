@@ -13,11 +13,13 @@ from typing import Literal
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipelines.data.schedule import key
 from pipelines.errors import DataError
 from pipelines.evaluation import metrics
+from pipelines.training.holdout import in_order
 
 Correction = Literal["none", "within_word_l2r"]
 """none: only the token that is scored is masked (arXiv 1910.14659). within_word_l2r: the tokens of its word that
@@ -132,14 +134,16 @@ class MaskedScorer:
         return metrics.ratio(hits, [float(len(row)) for row in found])
 
     def _ask(self, copies: Sequence[_Copy]) -> list[list[_Found]]:
-        """What the model says at the wanted places of each copy."""
+        """What the model says at the wanted places of each copy, on every rank. Batches are the same for every number
+        of ranks, which take turns with them."""
         if self.model.training:
             raise ValueError("the model is in training mode, where dropout would decide its scores; call model.eval()")
         order = sorted(range(len(copies)), key=lambda number: -len(copies[number].input_ids))
-        answers: dict[int, list[_Found]] = {}
-        for batch in self._batches(order, copies):
-            answers |= dict(zip(batch, self._forward([copies[number] for number in batch]), strict=True))
-        return [answers[number] for number in range(len(copies))]
+        state, answers = PartialState(), list[tuple[int, list[_Found]]]()
+        for turn, batch in enumerate(self._batches(order, copies)):
+            if turn % state.num_processes == state.process_index:
+                answers += zip(batch, self._forward([copies[number] for number in batch]), strict=True)
+        return in_order(answers)
 
     def _batches(self, order: Sequence[int], copies: Sequence[_Copy]) -> Iterator[Sequence[int]]:
         start = 0

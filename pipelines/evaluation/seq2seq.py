@@ -14,13 +14,14 @@ from pipelines.data.chat import ChatRenderer
 from pipelines.errors import DataError
 from pipelines.evaluation.harness import before_stops, new_tokens
 from pipelines.evaluation.subject import BATCH_SIZE
+from pipelines.training.holdout import in_order
 from pipelines.training.inputs import pretrained, tokens_of
 from pipelines.training.writing import write
 
 
 class Seq2SeqLM(HFLM):
     """The source is the prompt with the token that ends it; the target begins a row of its own, so the space between
-    them falls away. Every process scores all requests; the writing of answers is shared out."""
+    them falls away. Every process has all requests and answers; the model's work is shared out."""
 
     template_digest: str | None = None
 
@@ -37,6 +38,7 @@ class Seq2SeqLM(HFLM):
             max_length=model.config.max_position_embeddings,
             batch_size=batch_size or BATCH_SIZE,
         )
+        self._batch = batch_size or BATCH_SIZE
         self.truncated = 0
         """Sources whose beginning was cut off so far, since they did not fit the model."""
 
@@ -64,8 +66,16 @@ class Seq2SeqLM(HFLM):
         """Sum of log-probabilities of each target in nats, and whether greedy decoding would write it."""
         texts: list[tuple[str, str]] = [request.args[:2] for request in requests]  # type: ignore[misc]
         rows = [((prompt, said), self.source(prompt), self.target(said)) for prompt, said in texts]
+        # The batches that HFLM would make of all rows, longest first; ranks take turns with them.
+        order = sorted(range(len(rows)), key=lambda number: _longest_first(*rows[number][1:]))
+        state, answers = PartialState(), list[tuple[int, tuple[float, bool]]]()
         with torch.inference_mode():
-            return self._loglikelihood_tokens(rows, disable_tqdm=True)
+            for turn, start in enumerate(range(0, len(order), self._batch)):
+                if turn % state.num_processes == state.process_index:
+                    batch = order[start : start + self._batch]
+                    found = self._loglikelihood_tokens([rows[number] for number in batch], disable_tqdm=True)
+                    answers += zip(batch, found, strict=True)
+        return in_order(answers)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Greedy answers up to a stop string. HFLM's own would bound an answer by the longest prompt of its batch."""
@@ -96,3 +106,8 @@ class Seq2SeqLM(HFLM):
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         raise DataError("encoder-decoders learn no conversations here; leave apply_chat_template and `chat` out")
+
+
+def _longest_first(source: list[int], target: list[int]) -> tuple[int, tuple[int, ...]]:
+    """HFLM's own key."""
+    return -len(source) - len(target), (*source, *target)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from scoring_jobs import model_folder
 from training_jobs import FORMATS, MODEL, MODELS, causal_lm_folder, random_tokens
 
 from pipelines.training.sentinel import read_metrics
@@ -88,3 +89,20 @@ def test_a_finetune_on_two_processes_scores_as_on_one(tmp_path: Path, kind: str)
     assert len(told) > 4
     for name, value in told.items():
         assert metrics[2][name] == (value if isinstance(value, str) else pytest.approx(value, abs=1e-4)), name
+
+
+def test_scores_of_encoders_and_encoder_decoders_are_those_of_one_process_and_the_work_is_shared(
+    tmp_path: Path,
+) -> None:
+    models = {name: str(model_folder(tmp_path, name)) for name in ("encoder", "encoder_decoder")}
+    found, passes = {}, {}
+    for processes in (1, 2):
+        root = tmp_path / f"world-{processes}"
+        root.mkdir()
+        found[processes] = launch(root, "scoring_jobs.py", models, processes, 1)
+        told = [json.loads(path.read_text()) for path in sorted((root / "job").glob("passes-*.json"))]
+        assert len(told) == processes
+        passes[processes] = [sorted(of_kind) for of_kind in zip(*told, strict=True)]
+    assert found[1] == found[2]
+    for (whole,), halves in zip(passes[1], passes[2], strict=True):
+        assert sum(halves) == whole > 10 and halves[1] - halves[0] <= 3
