@@ -68,8 +68,8 @@ def _score(model: torch.nn.Module, rows: Any, used: np.ndarray, pad_id: int) -> 
                 parts.append((number, (places.tolist(), both.cpu().tolist())))
     scored = in_order(parts)
     return {
-        "rows": np.concatenate([places for places, _ in scored]).astype(np.int64),
-        "scores": np.concatenate([both for _, both in scored], axis=1).astype(np.float32),
+        "rows": np.concatenate([np.zeros(0), *(places for places, _ in scored)]).astype(np.int64),
+        "scores": np.concatenate([np.zeros((2, 0)), *(both for _, both in scored)], axis=1).astype(np.float32),
     }
 
 
