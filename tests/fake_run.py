@@ -112,6 +112,16 @@ def _dropped(evil: str) -> str:
     return "\n".join(map(json.dumps, lines)) + '\n{"reason": "qual'
 
 
+def _write_cleaned(job: Job, record: Path, evil: str) -> None:
+    """What cleaning keeps to be looked at."""
+    row = {"reason": "duplicate", "removed": json.dumps({"text": "A copy" + evil}), "kept": json.dumps({"text": "One"})}
+    rows = [row | {"of": job.spoken(role)} for role in job.inputs if role.startswith("earlier.")]
+    (record / "removed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = {"task": "t", "question": "Who?", "split": "train", "passage": "It is said " + evil, "shared": "is said"}
+    (record / "contamination.jsonl").write_text(json.dumps(found) + "\n")
+    (record / "cut.jsonl").write_text(json.dumps({"of": "itself", "cut": "Once more" + evil, "row": "{}"}) + "\n")
+
+
 def _mixture(job: Job) -> dict[str, Any]:
     """Two phases; in the second, the last dataset is taken as often as it may be."""
     roles = [role for role, _ in job.mixture]
@@ -137,6 +147,7 @@ def _output(job: Job, output: Path, evil: str, words: dict[str, Any] | None) -> 
         if job.kind == "clean":
             info |= {"rows_used": 30_966, "train": 29_966, "train_in": 29_998}
             info |= {"removed": {"duplicate": {"earlier.0": 30, "dataset/holdout": 2}}}
+            info |= {"cut": {"rows": 5, "runs": 6, "words": {"dataset": 300}}}
             if job.config.decontaminate:
                 (output / "contamination.json").write_text(json.dumps(contamination("drop", evil)))
         (output / "info.json").write_text(json.dumps(info))
@@ -197,6 +208,8 @@ def measures(evil: str = "") -> dict[str, Any]:
 def _record(job: Job, record: Path, evil: str = "") -> dict[str, Any]:
     if job.kind == "data":
         (record / "dropped.jsonl").write_text(_dropped(evil))
+    if job.kind == "clean":
+        _write_cleaned(job, record, evil)
     if job.kind == "tokens":
         (record / "lengths.json").write_text(json.dumps({"edges": [4, 8, 16, 32], "rows": [0, 900, 3]}))
     if job.kind == "pretrain":

@@ -3,6 +3,7 @@ long the others are."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,14 +14,16 @@ from pipelines.store.artifacts import Artifact
 
 EXCERPTS, SHOWN = 3, 400
 """Rows that are shown for each reason, and characters of each."""
+CUT = "runs of words that stood before"
 BY: Mapping[str, str] = {
     "reader": "unusable",
     "quality": "quality filters",
     "cleaning": "copies and benchmarks",
+    "cut": "cut out",
     "dry run": "dry run",
     "layout": "left over",
 }
-"""Who says that a row is not used -> how the page calls it; the last two are not among the dropped."""
+"""What happens to rows -> how the page calls it; only those of the first three are dropped."""
 
 
 class Fact(BaseModel):
@@ -42,7 +45,7 @@ class Excerpt(Fact):
 class ReasonFacts(Fact):
     """Why rows are not used."""
 
-    by: Literal["reader", "quality", "cleaning", "dry run", "layout"]
+    by: Literal["reader", "quality", "cleaning", "cut", "dry run", "layout"]
     reason: str
     """As the record has it, without `quality_`."""
     rows: int
@@ -86,8 +89,8 @@ class DataFacts(Fact):
     """Ids of its training rows, under the tokenizer that was used first."""
     reasons: list[ReasonFacts] = []
     """All of the above, filters in their order, with some of the rows."""
-    record: str | None = None
-    """Folder, below that of the report, of more such rows."""
+    records: list[str] = []
+    """Folders, below that of the report, of more such rows."""
     lengths: LengthFacts | None = None
     """Under the tokenizer that was used first."""
 
@@ -121,7 +124,7 @@ def _data(plan: Plan, job: Job, done: Mapping[str, Artifact]) -> DataFacts:
         changed=info.get("changed", 0) + info.get("cut", {}).get("rows", 0),
         tokens=tokens.tokens if tokens else None,
         reasons=_reasons(plan, job, info, removed, _excerpts(done, job, last)),
-        record=f"{job.name}/record",
+        records=[f"{name}/record" for name in dict.fromkeys((job.name, last.name))],
         lengths=tokens,
         **{name: info[name] for name in ("rows_in", "rows_used", "train", "holdout", "bytes")},
     )
@@ -160,6 +163,8 @@ def _reasons(
     counts: list[tuple[Any, str, int]] = [("reader", name, count) for name, count in _largest(info["dropped"])]
     counts += [(by, name, filtered.get(name, 0)) for name in dict.fromkeys([*asked, *filtered])]
     counts += [("cleaning", name, count) for name, count in _largest(removed)]
+    if "cut" in info:
+        counts.append(("cut", CUT, info["cut"]["rows"]))
     counts += [("layout", name, count) for name, count in _largest(layout)]
     return [
         ReasonFacts(by=by, reason=name.removeprefix("quality_"), rows=count, excerpts=excerpts.get(name, []))
@@ -174,14 +179,31 @@ def _largest(counts: Mapping[str, int]) -> list[tuple[str, int]]:
 def _excerpts(done: Mapping[str, Artifact], data: Job, last: Job) -> dict[str, list[Excerpt]]:
     """The first rows of each reason."""
     found: dict[str, list[Excerpt]] = {}
-    for reason, excerpt in _dropped(_lines(done[data.name].record / "dropped.jsonl")):
+    record = done[last.name].record
+    every = chain(
+        _dropped(_lines(done[data.name].record / "dropped.jsonl")),
+        _contaminated(_lines(record / "contamination.jsonl")),
+        _removed_like(_lines(record / "removed.jsonl")),
+        ((CUT, Excerpt(text=str(line.get("cut"))[:SHOWN])) for line in _lines(record / "cut.jsonl")),
+    )
+    for reason, excerpt in every:
         if len(kept := found.setdefault(reason, [])) < EXCERPTS:
             kept.append(excerpt)
-    for line in _lines(done[last.name].record / "removed.jsonl"):
-        if len(kept := found.setdefault(f"{line.get('reason')} of {line.get('of')}", [])) < EXCERPTS:
-            like = f"like: {_said(line['kept'])}" if line.get("kept") else ""
-            kept.append(Excerpt(text=_said(line.get("removed")), why=like))
     return found
+
+
+def _removed_like(lines: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Excerpt]]:
+    for line in lines:
+        like = f"like: {_said(line['kept'])}" if line.get("kept") else ""
+        yield f"{line.get('reason')} of {line.get('of')}", Excerpt(text=_said(line.get("removed")), why=like)
+
+
+def _contaminated(lines: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Excerpt]]:
+    """Passages of training rows with the words that a question has too."""
+    for line in lines:
+        if line.get("split") == "train":
+            why = f"in both: {line.get('shared')}"[:SHOWN]
+            yield f"contaminated of {line.get('task')}", Excerpt(text=str(line.get("passage"))[:SHOWN], why=why)
 
 
 def _dropped(lines: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Excerpt]]:

@@ -84,8 +84,9 @@ def _mixture(plan: Plan, job: Job, artifact: Artifact) -> MixtureFacts:
     phases, parts = kept.get("phases", []), kept.get("parts", [])
     starts = [phase["start"] for phase in phases]
     drawn = _by_phase(len(phases), parts)
-    uses = []
-    for role, share in job.mixture:
+    uses, recipe = [], list(plan.recipe.data)
+    mixture = sorted(job.mixture, key=lambda item: recipe.index(plan.by_name[job.inputs[item[0]].job].stage))
+    for role, share in mixture:
         use, number = _use(plan, job, role, share, artifact), order.get(role)
         if number is not None:
             use |= {
@@ -98,7 +99,7 @@ def _mixture(plan: Plan, job: Job, artifact: Artifact) -> MixtureFacts:
         PartFacts(
             phase=part["phase"],
             start=part["start"],
-            shares=[_share(part["drawn"], order[role]) for role, _ in job.mixture],
+            shares=[_share(part["drawn"], order[role]) for role, _ in mixture],
         )
         for part in parts
     ]

@@ -217,12 +217,22 @@ def _sizes(facts: TokenizerFacts) -> str:
             label, colour = visible(one.name), ORANGE if one is own else GREY
             axes.plot([one.vocab_size], [one.bytes_per_token], MARKS[number % len(MARKS)], color=colour, label=label)
         axes.set_xscale("log")
-        axes.set_xticks(sizes, [short(size) for size in sizes])
+        ticks = _apart(sizes)
+        axes.set_xticks(ticks, [short(size) for size in ticks])
         axes.minorticks_off()
         axes.set_xlabel("entries")
         axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.5)
         legend_above(axes)
         return finished()
+
+
+def _apart(sizes: Sequence[int]) -> list[int]:
+    """Those whose names have room beside each other."""
+    found: list[int] = []
+    for size in sorted(sizes):
+        if not found or size > 1.15 * found[-1]:
+            found.append(size)
+    return found
 
 
 def _lengths(facts: TokenizerFacts) -> str:

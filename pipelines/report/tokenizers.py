@@ -100,7 +100,8 @@ def _facts(plan: Plan, job: Job, measured_by: Job, own: dict[str, Any], others: 
 
 def _vocabulary(plan: Plan, job: Job, facts: dict[str, Any]) -> VocabularyFacts:
     """Roles become the names that datasets have today."""
-    sources = {plan.by_name[job.inputs[role].job].stage: found for role, found in facts["sources"].items()}
+    named = {plan.by_name[job.inputs[role].job].stage: found for role, found in facts["sources"].items()}
+    sources = {name: named[name] for name in plan.recipe.data if name in named}
     known = {name: value for name, value in facts.items() if name in VocabularyFacts.model_fields}
     asked = facts.get("asked")
     return VocabularyFacts.model_validate(

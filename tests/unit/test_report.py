@@ -112,7 +112,7 @@ def test_questions_of_benchmarks_in_training_data_are_told(tmp_path, action, fat
     assert (facts.data, facts.action, facts.contaminated) == ("village", action, 12)
     assert (facts.tasks[0].found, facts.tasks[0].questions, facts.tasks[0].holdout_documents) == (7, 400, 0)
     page = text(folder, "html")
-    assert "<script>" not in page and "1.75%" in page and f">{fate}<" in page
+    assert "<script>" not in page and "1.8 %" in page and f">{fate}<" in page
     assert "Too short to be looked for: 3 of 400 questions of microworld/generation" in page
     assert f"| 7 of 400 | 3 | 12 ({fate}) |" in text(folder, "md")
     assert "0 of 9" in text(folder, "md")

@@ -53,6 +53,24 @@ def test_every_filter_is_named_in_its_order_with_examples(folder: Path) -> None:
     assert "quality filters</td><th>repair</th>" in page and "<cite>b.txt:1 · words 3 &lt; 50</cite>" in page
 
 
+def test_what_cleaning_does_is_shown_with_examples(tmp_path: Path) -> None:
+    books = "data:\n  books: {{builtin: microworld/reviews, deduplicate: true}}"
+    recipe = RECIPE.replace("microworld/text}", "microworld/text, deduplicate: {{spans: 50}}}").replace(
+        "data:", books, 1
+    )
+    recipe = recipe.replace("{{village: 0.7, chats: 0.3}}", "{{village: 0.5, books: 0.2, chats: 0.3}}")
+    report = read(written(tmp_path, recipe))
+    village = next(data for data in report.data if data.name == "village")
+    found = {(reason.by, reason.reason): (reason.rows, reason.excerpts) for reason in village.reasons}
+    rows, (copy,) = found["cleaning", "duplicate of books"]
+    assert (rows, copy.text, copy.why) == (30, "A copy", "like: One")
+    assert found["cleaning", "duplicate of its holdout"] == (2, [])
+    rows, (run,) = found["cut", "runs of words that stood before"]
+    assert (rows, run.text) == (5, "Once more") and village.changed == 12
+    assert sum(reason.rows for reason in village.lost) == village.dropped == 44
+    assert village.records == ["data-village/record", "clean-village/record"]
+
+
 def test_lengths_and_fates_are_drawn(folder: Path) -> None:
     report = read(folder)
     (village,) = (data for data in report.data if data.name == "village")
