@@ -124,7 +124,7 @@ test-equality: $(READY) ## our blocks against transformers' own classes (part of
 	@$(BIN)/python -m pytest -m "equality and not gpu" tests/unit
 
 test-gpu: $(READY) ## the tests that need a GPU
-	@$(BIN)/python -m pytest -m gpu
+	@CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES-0} $(BIN)/python -m pytest -m gpu
 
 lint: $(READY) ## ruff
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

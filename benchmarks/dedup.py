@@ -4,7 +4,8 @@
     python benchmarks/dedup.py --data folder --sizes 10 100 1000  real text (.txt, .txt.gz), so many MB
 
 Documents are 500 words each. For each Jaccard similarity some get a copy in which so many words are replaced that the
-two have it; both stand in one dataset, which goes through the clean stage. The similarity of each pair, and of each
+two have it; both stand in one dataset, which goes through the clean stage. So do texts with a run of 50 to 199 words of
+another: they are what is to be cut, beside what near copies share. The similarity of each pair, and of each
 removed row with what it is said to be like, is computed exactly. Where there is less text than asked for, its documents
 come again with their words in another order. Seconds are of the processor. Prints one JSON object.
 """
@@ -19,18 +20,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipelines.cleaning import near
 from pipelines.data.row_writer import RowWriter
 from pipelines.data.rows import read_rows
 from pipelines.plan.jobs import CleanJob, Job
 from pipelines.recipe.deduplicate import Deduplicate
-from pipelines.stages import clean, clean_exact, clean_near
+from pipelines.stages import clean, clean_exact, clean_near, clean_spans
 from pipelines.stages.base import StageContext
 
 WORDS = 500
 SIMILARITIES = (0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 PLANTED = 300
-"""Pairs of each similarity."""
+"""Pairs of each similarity, and texts with a repeated run of words."""
+RUN = 50
+"""Words of the shortest run."""
 
 
 def main() -> None:
@@ -51,30 +56,34 @@ def _expected(similarity: float) -> float:
 
 def _timed(words: list[str], size: int, *, planted: int) -> dict[str, Any]:
     documents, pairs = _with_copies(words, size * 1_000_000, planted)
+    documents, rests = _with_runs(documents, planted)
     with tempfile.TemporaryDirectory() as folder:
         dataset = Path(folder) / "dataset"
         num_bytes = _write(dataset, documents)
-        texts = dict(enumerate(documents))
-        seconds = {name: _step(Path(folder), dataset, name) for name in ("exact", "near")}
+        seconds = {name: _step(Path(folder), dataset, name) for name in ("exact", "near", "spans")}
         before = time.process_time()
-        output, record = _clean(Path(folder) / "whole", dataset)
-        seconds["whole"] = time.process_time() - before
+        output, info = _clean(Path(folder) / "whole", dataset, Deduplicate())
+        seconds["whole, without spans"] = time.process_time() - before
         kept = {row["text"] for batch in read_rows(output, "train") for row in batch}
-        removed = {place for place, text in texts.items() if text not in kept}
-        del record
+        removed = {place for place, text in enumerate(documents) if text not in kept}
+        del kept
+        output, info = _clean(Path(folder) / "cut", dataset, Deduplicate(spans=RUN))
+        cut = {row["text"] for batch in read_rows(output, "train") for row in batch} & {*rests}
     facts: dict[str, Any] = {"documents": len(documents), "megabytes": round(num_bytes / 1e6, 1)}
     facts["megabytes_per_second"] = {name: round(num_bytes / 1e6 / spent, 1) for name, spent in seconds.items()}
-    facts["microseconds_per_document"] = round(1e6 * seconds["near"] / len(documents), 1)
+    facts["microseconds_per_document"] = {name: round(1e6 * t / len(documents), 1) for name, t in seconds.items()}
+    facts["share_a_band"] = {similarity: _candidates(documents, some) for similarity, some in pairs.items()}
     facts["recall"] = {
         similarity: round(sum(copy in removed for _, copy in some) / len(some), 4) for similarity, some in pairs.items()
     }
-    exact = {copy: _jaccard(texts[place], texts[copy]) for some in pairs.values() for place, copy in some}
+    exact = {copy: _jaccard(documents[place], documents[copy]) for some in pairs.values() for place, copy in some}
     false = [place for place in removed if exact.get(place, 0.0) < Deduplicate().near]
     facts["removed_below_threshold"] = {
         "rows": len(false),
         "share": round(len(false) / len(documents), 6),
         "lowest_similarity": round(min((exact.get(place, 0.0) for place in false), default=1.0), 3),
     }
+    facts["runs"] = {"planted": len(rests), "cut_whole": len(cut), "all": info["cut"]["runs"]}
     return facts
 
 
@@ -119,6 +128,25 @@ def _with_copies(words: list[str], size: int, planted: int) -> tuple[list[str], 
     return documents, pairs
 
 
+def _candidates(documents: list[str], pairs: list[tuple[int, int]]) -> float:
+    """Share of pairs that agree in a band."""
+    both = near.signatures([documents[place] for pair in pairs for place in pair], 5, np.zeros(0, np.uint64))
+    bands = both.view(np.uint64)
+    return round(float((bands[::2] == bands[1::2]).any(axis=1).mean()), 4)
+
+
+def _with_runs(documents: list[str], planted: int) -> tuple[list[str], list[str]]:
+    """Documents, and then some that hold a run of words of one of these among their own; and these without the runs."""
+    draw, found, rests = random.Random(3), list[str](), list[str]()
+    for number in range(planted):
+        length = draw.randrange(RUN, 4 * RUN)
+        run = documents[number].split()[20 : 20 + length]
+        own = [f"own{number}x{draw.randrange(1000)}" for _ in range(WORDS - length)]
+        found.append(" ".join([*own[:100], *run, *own[100:]]))
+        rests.append(" ".join(own))
+    return [*documents, *found], rests
+
+
 def _changed(text: str, similarity: float, draw: random.Random) -> str:
     """With words replaced one by one until the two are no more alike than that."""
     words, places = text.split(), list(range(2, WORDS, near.SHINGLE))
@@ -151,8 +179,8 @@ def _write(folder: Path, documents: list[str]) -> int:
     return writer.bytes
 
 
-def _context(workdir: Path, dataset: Path) -> StageContext:
-    job = Job(name="clean-x", stage="x", config=CleanJob(format="text", deduplicate=Deduplicate()), seed=None)
+def _context(workdir: Path, dataset: Path, config: Deduplicate) -> StageContext:
+    job = Job(name="clean-x", stage="x", config=CleanJob(format="text", deduplicate=config), seed=None)
     ctx = StageContext(job=job, inputs={"dataset": dataset}, workdir=workdir)
     for folder in (ctx.output, ctx.checkpoints, ctx.record):
         folder.mkdir(parents=True)
@@ -161,21 +189,24 @@ def _context(workdir: Path, dataset: Path) -> StageContext:
 
 def _step(folder: Path, dataset: Path, name: str) -> float:
     """Seconds of one step alone."""
-    ctx = _context(folder / name, dataset)
+    config = Deduplicate(spans=RUN)
+    ctx = _context(folder / name, dataset, config)
     corpus, shards = clean.Corpus(ctx.inputs), clean.Shards(ctx)
     verdicts = clean.Verdicts(corpus.rows - corpus.own)
     before = time.process_time()
     if name == "exact":
         clean_exact.remove_duplicates(corpus, verdicts, shards, "text")
+    elif name == "near":
+        clean_near.remove_near_duplicates(corpus, verdicts, shards, "text", config)
     else:
-        clean_near.remove_near_duplicates(corpus, verdicts, shards, "text", Deduplicate())
+        clean_spans.cut_repeated_spans(corpus, verdicts, shards, config)
     return time.process_time() - before
 
 
-def _clean(workdir: Path, dataset: Path) -> tuple[Path, Path]:
-    ctx = _context(workdir, dataset)
+def _clean(workdir: Path, dataset: Path, config: Deduplicate) -> tuple[Path, dict[str, Any]]:
+    ctx = _context(workdir, dataset, config)
     clean.run(ctx)
-    return ctx.output, ctx.record
+    return ctx.output, json.loads((ctx.output / "info.json").read_text())
 
 
 if __name__ == "__main__":

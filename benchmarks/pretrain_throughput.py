@@ -28,6 +28,11 @@ from pipelines.training.trainers import PretrainTrainer
 SIZES = {
     "tiny": ({"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 128}, 4, 32),
     "1m": ({"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 512}, 16, 128),
+    "124m": (
+        {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "vocab_size": 50304},
+        16,
+        1024,
+    ),
     "10m": ({"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6, "vocab_size": 1024}, 8, 256),
 }
 
@@ -53,19 +58,19 @@ def model(fields: dict[str, int]) -> DecoderForCausalLM:
 
 
 def bare_loop(
-    fields: dict[str, int], rows: Documents, batch: int, steps: int, optim: OptimSettings, bf16: bool
+    fields: dict[str, int], rows: Documents, batch: int, steps: int, optim: OptimSettings, options: argparse.Namespace
 ) -> float:
     """Seconds per step of the loop that one would write by hand."""
-    net = model(fields).train()
+    net = model(fields).to(options.device).train()
     net.config.use_cache = False
     optimizer = build_optimizer(net, optim)
     scheduler = build_scheduler(optimizer, optim, steps)
     collate, order = PackedCollator(2), Schedule(len(rows), 0)(np.arange(steps * batch)).reshape(steps, batch)
     started = time.perf_counter()
     for numbers in order.tolist():
-        inputs = collate([rows[number] for number in numbers])
+        inputs = {name: part.to(options.device) for name, part in collate([rows[n] for n in numbers]).items()}
         labels = inputs.pop("labels")
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autocast(options.device, torch.bfloat16, enabled=options.bf16):
             logits = net(**inputs).logits
         loss = causal_lm_loss(logits, labels)
         loss.backward()
@@ -78,7 +83,7 @@ def bare_loop(
 
 
 def trainer_run(
-    fields: dict[str, int], rows: Documents, batch: int, steps: int, optim: OptimSettings, bf16: bool
+    fields: dict[str, int], rows: Documents, batch: int, steps: int, optim: OptimSettings, options: argparse.Namespace
 ) -> float:
     """Seconds per step of PretrainTrainer, start-up and the last checkpoint left out."""
     with tempfile.TemporaryDirectory() as folder:
@@ -88,8 +93,8 @@ def trainer_run(
                 output_dir=folder,
                 max_steps=steps,
                 per_device_train_batch_size=batch,
-                use_cpu=True,
-                bf16=bf16,
+                use_cpu=options.device == "cpu",
+                bf16=options.bf16,
                 report_to="none",
                 disable_tqdm=True,
                 **ARGUMENTS,
@@ -111,6 +116,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--optimizer", choices=["adamw", "muon"], default="adamw")
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     transformers_logging.set_verbosity_error()
@@ -119,17 +125,18 @@ def main() -> None:
     optim = OptimSettings(optimizer=options.optimizer, lr_scheduler_type="cosine")
     runs = {"loop": bare_loop, "trainer": trainer_run}
     for run in runs.values():
-        run(fields, rows, batch, 3, optim, options.bf16)
+        run(fields, rows, batch, 3, optim, options)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for pair in range(options.pairs):
         for name in sorted(runs, reverse=bool(pair % 2)):  # who comes first changes: the machine may drift
-            seconds[name].append(runs[name](fields, rows, batch, options.steps, optim, options.bf16))
+            seconds[name].append(runs[name](fields, rows, batch, options.steps, optim, options))
     ratios = [loop / trainer for loop, trainer in zip(seconds["loop"], seconds["trainer"], strict=True)]
     tokens = batch * length
     report = {
         "parameters": model(fields).num_parameters(),
         "optimizer": options.optimizer,
         "bf16": options.bf16,
+        "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
         "threads": options.threads,
         "ratio": round(statistics.median(ratios), 4),
         "ratios": [round(ratio, 3) for ratio in ratios],

@@ -56,6 +56,7 @@ class Stepper:
 
     model: PreTrainedModel
     loss: Loss
+    is_bf16: bool = False
 
     def __post_init__(self) -> None:
         self.model.config.use_cache = False  # as a trainer sets it
@@ -67,9 +68,12 @@ class Stepper:
     def step(self, batch: Batch) -> float:
         """The loss before the step; its time is noted."""
         cpu, started = time.process_time(), time.perf_counter()
-        inputs = dict(batch)
+        device = self.model.device
+        inputs = {name: part.to(device) for name, part in batch.items()}
         labels = inputs.pop("labels")
-        loss = self.loss(self.model(**inputs), labels)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.is_bf16):
+            outputs = self.model(**inputs)
+        loss = self.loss(outputs, labels)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
@@ -117,21 +121,23 @@ def models(style: str, options: argparse.Namespace) -> tuple[PreTrainedModel, Pr
     # The model's section and ids alone decide a model; no tokenizer is asked.
     tokens = Tokens(None, Path(), options.vocab_size, PAD, BOS, EOS, ())  # type: ignore[arg-type]
     ours = fresh_model(config, tokens, seed=0)
-    return ours, to_stock(ours)
+    theirs = to_stock(ours)
+    return ours.to(options.device), theirs.to(options.device)
 
 
 def measure(style: str, options: argparse.Namespace, *, places: bool = False) -> dict[str, Any]:
     """`places`: for an encoder, our logits of masked tokens alone."""
     architecture = STYLE_ARCHITECTURES.get(style, "decoder")
     ours, theirs = models(style, options)
-    steppers = {"ours": Stepper(ours, LOSSES[architecture]), "theirs": Stepper(theirs, LOSSES[architecture])}
+    loss = LOSSES[architecture]
+    steppers = {name: Stepper(one, loss, options.bf16) for name, one in (("ours", ours), ("theirs", theirs))}
     make = batches(architecture, options)
     for pair in range(WARM_UP + options.pairs):
         batch, losses = make(pair), {}
         for name in sorted(steppers, reverse=bool(pair % 2)):  # who comes first changes: the machine may drift
             few = {"places": batch["labels"] != IGNORED} if places and name == "ours" else {}
             losses[name] = steppers[name].step(batch | few)
-        if abs(losses["ours"] - losses["theirs"]) > 1e-3 * losses["theirs"]:
+        if abs(losses["ours"] - losses["theirs"]) > (1e-2 if options.bf16 else 1e-3) * losses["theirs"]:
             raise SystemExit(f"{style}: not the same model: {losses}")
     ratios = ratios_of(*(stepper.seconds for stepper in steppers.values()))
     cpu_ratios = ratios_of(*(stepper.cpu_seconds for stepper in steppers.values()))
@@ -143,6 +149,8 @@ def measure(style: str, options: argparse.Namespace, *, places: bool = False) ->
         "stock": type(theirs).__name__,
         "attention": [model.config._attn_implementation for model in (ours, theirs)],
         "parameters": ours.num_parameters(),
+        "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
+        "precision": "bf16" if options.bf16 else "fp32",
         "threads": torch.get_num_threads(),
         "pairs": options.pairs,
         "ratio": round(statistics.median(ratios), 3),
@@ -168,6 +176,8 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=1, help="in each row; more than one for llama and gpt2 alone")
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--bf16", action="store_true")
     options = parser.parse_args()
     if options.documents > 1 and (other := {"bert", "t5"} & set(options.styles)):
         parser.error(f"transformers keeps no packed documents apart in {', '.join(sorted(other))}; name other --styles")

@@ -26,6 +26,10 @@ OURS = (DecoderForCausalLM, EncoderForMaskedLM, EncoderDecoderForConditionalGene
 Model = TypeVar("Model", bound=PreTrainedModel)
 
 
+class NotFinite(ValueError):
+    """Weights that are no numbers; the message names the first ones."""
+
+
 def obstacles(config: PreTrainedConfig, our_models: Collection[type[PreTrainedModel]] = OURS) -> dict[str, list[str]]:
     """Class of transformers -> `field: value has no place in it` for all that is in the way; [] where nothing is.
     Those of language models are looked at, or those that stand for one of `our_models`."""
@@ -62,8 +66,11 @@ def from_stock(source: PreTrainedModel | Path) -> PreTrainedModel:
     """A model of transformers, or the folder of one, in our blocks; a folder's weights become float32.
 
     NoPlace where our blocks have no words for it, or the folder needs more than its config and safetensors; OSError
-    where there are none. No code of the folder is run. Weights are not shared with `source`."""
+    where there are none; NotFinite where a weight is no finite number. No code of the folder is run. Weights are not
+    shared with `source`."""
     model = _open(source) if isinstance(source, Path) else source
+    if bad := [name for name, weight in model.named_parameters() if not bool(weight.isfinite().all())]:
+        raise NotFinite(f"{', '.join(bad[:3])}{' and others' if len(bad) > 3 else ''}: not all finite numbers")
     if isinstance(model, OURS):
         return model
     stock = _map_of(type(model).__name__)

@@ -67,15 +67,16 @@ def check(options: argparse.Namespace) -> int:
 
 
 def plan(options: argparse.Namespace) -> int:
-    """What would run, and why."""
-    from pipelines.run.outlook import as_json, as_text, outlook
+    """What would run, why, and what it costs."""
+    from pipelines.run.outlook import as_json, as_text, outlook, totals
 
-    work = _Work(options)
+    work = _Work(options, needs_commits=False)
     rows = outlook(work.plan, work.store, work.links, work.loaded.place)
+    whole = totals(work.plan, rows, work.store, work.unpinned)
     if options.json:
-        _print_json(as_json(work.plan, rows))
+        _print_json(as_json(work.plan, rows, whole))
     else:
-        print(as_text(work.plan, rows))
+        print(as_text(work.plan, rows, whole, work.store))
     return 0
 
 
@@ -128,7 +129,7 @@ def data(options: argparse.Namespace) -> int:
     loaded = _load(options)
     pin(loaded.recipe, loaded.path)
     work = _Work(options, loaded)
-    work.runner.run([job for job in work.plan.jobs if job.kind in ("data", "clean", "model")])
+    work.runner.run([job for job in work.plan.jobs if job.kind in ("data", "clean", "contamination", "model")])
     return 0
 
 
@@ -282,21 +283,28 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
 class _Work:
     """A recipe with its plan, its store and whatever runs it, made as far as a verb asks for them."""
 
-    def __init__(self, options: argparse.Namespace, loaded: "LoadedRecipe | None" = None):
-        self.options = options
+    def __init__(
+        self, options: argparse.Namespace, loaded: "LoadedRecipe | None" = None, *, needs_commits: bool = True
+    ):
+        self.options, self.needs_commits = options, needs_commits
         self.loaded = loaded or _load(options)
+        self.unpinned: list[str] = []
+        """Repositories of the Hub whose commit is not chosen yet, where that is no mistake."""
 
     @cached_property
     def plan(self) -> "Plan":
         from pipelines.plan.files import Digests
+        from pipelines.plan.pins import unpinned
         from pipelines.plan.planner import make_plan
         from pipelines.recipe.lock import read_lock
 
         digests = Digests(self.options.store / ".digests.json")
         path = self.loaded.path
-        made = make_plan(
-            self.loaded.recipe, path=path, digest=digests, pins=read_lock(path), position=self.loaded.place
-        )
+        pins = read_lock(path)
+        if not self.needs_commits:
+            self.unpinned = unpinned(self.loaded.recipe, pins)
+            pins |= {name: {"revision": None} for name in self.unpinned}
+        made = make_plan(self.loaded.recipe, path=path, digest=digests, pins=pins, position=self.loaded.place)
         digests.save()
         return made
 

@@ -20,7 +20,12 @@ SIDES: dict[str, Any] = {"format": "pairs"}
 
 JSON: dict[str, Bad] = {
     "nested 10,000 deep": Bad({"a.jsonl": DEEP + b"\n" + ONE}, ["one"], {"too_deep": 1}),
-    "nested 10,000 deep in an array": Bad({"a.json": b"[" + DEEP + b"]"}, error="nested too deeply"),
+    "nested 10,000 deep in an array": Bad(
+        {"a.json": b"[" + DEEP + b',\n{"text": "one"}, ' + DEEP.replace(b"[", b'["]\\"", ') + b"\n]"},
+        ["one"],
+        {"too_deep": 2},
+    ),
+    "an array that ends inside one nested too deep": Bad({"a.json": b"[" + DEEP[:-20]}, error="no whole JSON value"),
     "nested 500 deep": Bad({"a.jsonl": DEEP_ENOUGH + b"\n" + ONE}, ["one"], {"too_deep": 1}),
     "nested 500 deep beside a prompt": Bad(
         {"a.jsonl": lines({"prompt": "q"}) + DEEP_ENOUGH.replace(b"text", b"prompt")},

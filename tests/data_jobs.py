@@ -9,7 +9,7 @@ from pipelines.plan.jobs import DataJob, Input, Job, TokensJob
 from pipelines.recipe.data import Dataset
 from pipelines.recipe.stages import TokenizerStage
 from pipelines.stages import data, tokenizer, tokens
-from pipelines.stages.base import Metrics, StageContext
+from pipelines.stages.base import LaunchSettings, Metrics, StageContext
 
 TEMPLATES = Path(__file__).parents[1] / "recipes" / "chat_templates"
 
@@ -19,7 +19,7 @@ def write_jsonl(path: Path, rows: Sequence[Any]) -> Path:
     return path
 
 
-def run_data(workdir: Path, files: Sequence[Path] = (), **dataset: Any) -> tuple[Path, Metrics]:
+def run_data(workdir: Path, files: Sequence[Path] = (), *, workers: int = 1, **dataset: Any) -> tuple[Path, Metrics]:
     """(output folder, metrics) of a data job."""
     named = {"files": tuple(map(str, files))} if files else {}
     config = DataJob(dataset=Dataset(**named, **dataset))
@@ -32,7 +32,7 @@ def run_data(workdir: Path, files: Sequence[Path] = (), **dataset: Any) -> tuple
         files={str(file): "0" for file in [*files, *held]},
         named_files={f"holdout.{index}": file for index, file in enumerate(held)},
     )
-    ctx = StageContext(job=job, inputs={}, workdir=workdir)
+    ctx = StageContext(job=job, inputs={}, workdir=workdir, launch=LaunchSettings(workers=workers))
     return ctx.output, data.run(ctx)
 
 

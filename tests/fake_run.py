@@ -103,6 +103,26 @@ def _provenance(number: int) -> dict[str, Any]:
     }
 
 
+def _dropped(evil: str) -> str:
+    """dropped.jsonl: a row that is cut off, and one that is no JSON."""
+    row = json.dumps({"text": f"Today Mia\nis{evil} in the mill. " * 90})
+    lines = [{"reason": f"empty text {evil}", "file": f"/data/a{evil}.txt", "line": 3, "row": None}]
+    lines += [{"reason": "quality_length", "detail": "words 3 < 50", "file": "b.txt", "line": n, "row": row[:1900]}
+              for n in range(1, 6)]  # fmt: skip
+    return "\n".join(map(json.dumps, lines)) + '\n{"reason": "qual'
+
+
+def _mixture(job: Job) -> dict[str, Any]:
+    """Two phases; in the second, the last dataset is taken as often as it may be."""
+    roles = [role for role, _ in job.mixture]
+    rest = [0.0] * (len(roles) - 1)
+    parts = [{"phase": 0, "start": 0.0, "drawn": [700.0, *[100.0 for _ in rest]]}]
+    parts += [{"phase": 1, "start": 0.75, "drawn": [100.0, *[100.0 for _ in rest]]}]
+    parts += [{"phase": 1, "start": 0.9, "drawn": [100.0, *rest]}]
+    phases = [{"start": start, "planned": [1 / len(roles)] * len(roles)} for start in (0.0, 0.75)]
+    return {"unit": "tokens", "steps": 900, "roles": roles, "phases": phases, "parts": parts}
+
+
 def _output(job: Job, output: Path, evil: str, words: dict[str, Any] | None) -> dict[str, Any]:
     (output / "anything").write_text(job.name)
     if job.kind in ("data", "clean"):
@@ -117,8 +137,13 @@ def _output(job: Job, output: Path, evil: str, words: dict[str, Any] | None) -> 
         if job.kind == "clean":
             info |= {"rows_used": 30_966, "train": 29_966, "train_in": 29_998}
             info |= {"removed": {"duplicate": {"earlier.0": 30, "dataset/holdout": 2}}}
+            if job.config.decontaminate:
+                (output / "contamination.json").write_text(json.dumps(contamination("drop", evil)))
         (output / "info.json").write_text(json.dumps(info))
         return {"rows_in": 31_010, "rows_used": 30_998, "dropped": 2, "filtered": 10, "changed": 7}
+    if job.kind == "contamination":
+        (output / "contamination.json").write_text(json.dumps(contamination("tell", evil)))
+        return {"contaminated": 12}
     if job.kind == "tokens":
         return {"bytes": 7_710_600, "tokens": 2_112_017, "rows": 31_000, "train_tokens": 2_043_525}
     if job.kind == "evaluate":
@@ -137,6 +162,14 @@ def _evaluation(model: int, evil: str) -> dict[str, Any]:
         scores.append(score | {"stderr": stderr if values[model] else 0.0, "n": items} | settings)
     samples = [{"kind": kind, "prompt": prompt + evil, "completion": ANSWER + evil} for kind, prompt in SAMPLES]
     return {"model": "f" * 64, "settings": {}, "scores": scores, "samples": samples}
+
+
+def contamination(action: str, evil: str = "") -> dict[str, Any]:
+    """What was found of two benchmarks."""
+    nothing = {"found": 0, "too_short": 0, "phrases": 0, "documents": 0, "holdout_documents": 0}
+    some = nothing | {"found": 7, "too_short": 3, "phrases": 2, "documents": 12}
+    tasks = [{"task": "microworld/generation" + evil, "questions": 400} | some, {"task": "t", "questions": 9} | nothing]
+    return {"action": action, "ngram": 13, "max_documents": 10, "contaminated": 12, "tasks": tasks}
 
 
 def measures(evil: str = "") -> dict[str, Any]:
@@ -162,6 +195,12 @@ def measures(evil: str = "") -> dict[str, Any]:
 
 
 def _record(job: Job, record: Path, evil: str = "") -> dict[str, Any]:
+    if job.kind == "data":
+        (record / "dropped.jsonl").write_text(_dropped(evil))
+    if job.kind == "tokens":
+        (record / "lengths.json").write_text(json.dumps({"edges": [4, 8, 16, 32], "rows": [0, 900, 3]}))
+    if job.kind == "pretrain":
+        (record / "mixture.json").write_text(json.dumps(_mixture(job)))
     if job.kind == "tokenizer":
         (record / "tokenizer.json").write_text(json.dumps(measures(evil)))
     if job.kind not in ("pretrain", "sft", "reward", "dpo", "ppo"):

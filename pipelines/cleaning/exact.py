@@ -3,7 +3,6 @@
 import hashlib
 import json
 import unicodedata
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,11 +26,6 @@ def _normalised(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _normalised(value[name]) for name in sorted(value)}
     return [_normalised(item) for item in value] if isinstance(value, list) else value
-
-
-def keys_array(keys: Sequence[bytes]) -> np.ndarray:
-    """Keys as numbers, shape (keys, 2), uint64."""
-    return np.frombuffer(b"".join(keys), np.uint64).reshape(-1, 2)
 
 
 def first_with(keys: np.ndarray) -> np.ndarray:

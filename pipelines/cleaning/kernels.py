@@ -10,8 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 from numba import njit
 
-from pipelines.cleaning.lines import TERMINAL
-
 Array = np.ndarray
 
 SPACE, LETTER, DIGIT, OTHER, CONTINUATION = 0, 1, 2, 3, 4
@@ -207,6 +205,8 @@ REPETITION = (
     *(f"duplicate_{size}_grams" for size in range(5, 11)),
 )
 
+TERMINAL = tuple(".!?\"'\u201c\u201d\u2019\u2026\u203d\u3002\uff01\uff1f\u300d\u300f\u0964")
+"""Characters that end a sentence, of ASCII and of other scripts; those beyond ASCII are three bytes long."""
 ELLIPSIS, BULLET = np.uint64(0xE280A6), np.uint64(0xE280A2)
 _SHORT = np.array([ord(sign) for sign in TERMINAL if sign.isascii()], np.uint8)
 _LONG = np.array([int.from_bytes(sign.encode()) for sign in TERMINAL if not sign.isascii()], np.uint64)

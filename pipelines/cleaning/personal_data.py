@@ -2,8 +2,13 @@
 
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
+import numpy as np
+
+from pipelines.cleaning.automaton import automaton, words_in
+from pipelines.cleaning.kernels import joined
 from pipelines.recipe.quality import PersonalData
 
 EMAIL = re.compile(r"(?<![\w.+-])[A-Za-z0-9][\w.+-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}(?![\w-])")
@@ -25,29 +30,56 @@ GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 """What is given out of IPv6 (RFC 4291, 2.4)."""
 _KEY_SIGNS = ("PRIVATE KEY", "AKIA", "ASIA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "hf_", "sk-", "xox",
               "AIza", "glpat-")  # fmt: skip
+_AUTOMATON = automaton([_KEY_SIGNS, ["@"], [":"], ["."], ["+", "-", ".", "("]])
+"""What the patterns of keys, of e-mail, IPv6 and IPv4 addresses and of telephone numbers cannot do without, in this
+order."""
+
+
+class _Step(NamedTuple):
+    digits: int
+    """That there must be."""
+    needed: int
+    """Bit of _AUTOMATON."""
+    pattern: re.Pattern[str]
+    replacement: Callable[[re.Match[str]], str]
+    brought: int
+    """Bits of _AUTOMATON that stand in the placeholder."""
 
 
 class Replacer:
-    """Puts placeholders in a text. What a pattern cannot do without is looked for first: most texts have none."""
+    """Puts placeholders in texts. What a pattern cannot do without is looked for first: most texts have none."""
 
     def __init__(self, config: PersonalData):
-        self._steps: list[tuple[int, tuple[str, ...], re.Pattern[str], Callable[[re.Match[str]], str]]] = []
-        for digits, signs, pattern, placeholder, is_meant in (
-            (0, _KEY_SIGNS, KEY, config.key, _any),
-            (0, ("@",), EMAIL, config.email, _any),
-            (1, (":",), IPV6, config.ip_address, _is_public),
-            (4, (".",), IPV4, config.ip_address, _is_public),
-            (7, ("+", "-", ".", "("), PHONE, config.phone, _any),
-        ):
-            if placeholder is not None:
-                self._steps.append((digits, signs, pattern, _replacement(placeholder, is_meant)))
+        kinds = (
+            (0, KEY, config.key, _any),
+            (0, EMAIL, config.email, _any),
+            (1, IPV6, config.ip_address, _is_public),
+            (4, IPV4, config.ip_address, _is_public),
+            (7, PHONE, config.phone, _any),
+        )
+        self._steps = [
+            _Step(digits, 1 << bit, pattern, _replacement(placeholder, is_meant), _signs(*joined([placeholder]))[0])
+            for bit, (digits, pattern, placeholder, is_meant) in enumerate(kinds)
+            if placeholder is not None
+        ]
 
-    def __call__(self, text: str, digits: int) -> str:
-        """`digits`: how many the text has."""
-        for least, signs, pattern, replacement in self._steps:
-            if digits >= least and any(sign in text for sign in signs):
-                text = pattern.sub(replacement, text)
+    def __call__(self, texts: Sequence[str], data: np.ndarray, starts: np.ndarray, digits: Sequence[int]) -> list[str]:
+        """`data` and `starts` are `kernels.joined(texts)`; `digits`: how many each text has."""
+        return [self._replaced(*shown) for shown in zip(texts, digits, _signs(data, starts), strict=True)]
+
+    def _replaced(self, text: str, digits: int, signs: int) -> str:
+        for step in self._steps:
+            if digits >= step.digits and signs & step.needed:
+                text, count = step.pattern.subn(step.replacement, text)
+                signs |= step.brought if count else 0
         return text
+
+
+def _signs(data: np.ndarray, starts: np.ndarray) -> list[int]:
+    """Of each text, the bits of _AUTOMATON."""
+    found = np.empty(len(starts) - 1, np.uint64)
+    words_in(data, starts, *_AUTOMATON, found)
+    return [int(bits) for bits in found]
 
 
 def _replacement(placeholder: str, is_meant: Callable[[str], bool]) -> Callable[[re.Match[str]], str]:

@@ -1,6 +1,6 @@
 """The chain of quality filters over batches of texts: each text is kept, changed, or dropped for a stated reason."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -29,8 +29,12 @@ class Verdict(NamedTuple):
 class Quality:
     """The filters of a recipe. Whatever batches they come in, texts fare alike: each is judged alone."""
 
-    def __init__(self, config: recipe.Quality):
-        self._filters = [(item.kind, _made(item)) for item in config.filters]
+    def __init__(self, config: recipe.Quality, models: "Mapping[str, Judge] | None" = None):
+        """`models`: the judges of filters that ask a model, by their kind."""
+        made = models or {}
+        self._filters = [
+            (item.kind, made[item.kind] if isinstance(item, recipe.Asking) else _made(item)) for item in config.filters
+        ]
 
     def __call__(self, texts: Sequence[str]) -> list[Verdict]:
         """One verdict for each text."""
@@ -57,7 +61,7 @@ class Batch:
         """Go on with other texts; what was measured is forgotten where one of them is new."""
         if texts != self.texts:
             self.texts = list(texts)
-            for name in ("_shape", "_repetition", "_joined"):
+            for name in ("_shape", "_repetition", "joined"):
                 self.__dict__.pop(name, None)
 
     def only(self, places: Sequence[int]) -> "Batch":
@@ -75,19 +79,20 @@ class Batch:
         return self._repetition[:, kernels.REPETITION.index(name)]
 
     @cached_property
-    def _joined(self) -> tuple[np.ndarray, np.ndarray]:
+    def joined(self) -> tuple[np.ndarray, np.ndarray]:
+        """All texts as bytes, and where each begins."""
         return kernels.joined(self.texts)
 
     @cached_property
     def _shape(self) -> np.ndarray:
         out = np.zeros((len(self.texts), len(kernels.SHAPE)))
-        kernels.shape(*self._joined, kernels.KINDS, kernels.STOP_WORDS, out)
+        kernels.shape(*self.joined, kernels.KINDS, kernels.STOP_WORDS, out)
         return out
 
     @cached_property
     def _repetition(self) -> np.ndarray:
         out = np.zeros((len(self.texts), len(kernels.REPETITION)))
-        kernels.repetition(*self._joined, kernels.KINDS, out)
+        kernels.repetition(*self.joined, kernels.KINDS, out)
         return out
 
 
@@ -95,7 +100,7 @@ Judge = Callable[[Batch], list[str | None]]
 """For each text of the batch, what is wrong with it; it may change the texts."""
 
 
-def _made(config: recipe.Filter) -> Judge:
+def _made(config: recipe.Measuring) -> Judge:
     if isinstance(config, recipe.Repair):
         return _changing(lambda text: repaired(text, config.normalization))
     if isinstance(config, recipe.Unwrap):
@@ -103,7 +108,7 @@ def _made(config: recipe.Filter) -> Judge:
     if isinstance(config, recipe.PersonalData):
         return _replacing(Replacer(config))
     if isinstance(config, recipe.Lines):
-        return _changing(LineFilter(config))
+        return _of_lines(LineFilter(config))
     if isinstance(config, recipe.Language):
         return lambda batch: [language_fault(text, config) for text in batch.texts]
     if isinstance(config, recipe.BadCharacters):
@@ -115,15 +120,27 @@ def _made(config: recipe.Filter) -> Judge:
 def _changing(change: Callable[[str], str]) -> Judge:
     def judge(batch: Batch) -> list[str | None]:
         batch.replace([change(text) for text in batch.texts])
-        return ["no text is left" if not text or text.isspace() else None for text in batch.texts]
+        return _empty(batch)
 
     return judge
+
+
+def _of_lines(keep: LineFilter) -> Judge:
+    def judge(batch: Batch) -> list[str | None]:
+        batch.replace(keep(batch.texts, *batch.joined))
+        return _empty(batch)
+
+    return judge
+
+
+def _empty(batch: Batch) -> list[str | None]:
+    return ["no text is left" if not text or text.isspace() else None for text in batch.texts]
 
 
 def _replacing(replace: Replacer) -> Judge:
     def judge(batch: Batch) -> list[str | None]:
         digits = np.rint(batch.column("digits") * batch.column("characters")).astype(int).tolist()
-        batch.replace([replace(text, count) for text, count in zip(batch.texts, digits, strict=True)])
+        batch.replace(replace(batch.texts, *batch.joined, digits))
         return [None] * len(batch.texts)
 
     return judge

@@ -122,6 +122,10 @@ def _runs(pairs, words, starts, least, out):
             ahead += 1
         if back + ahead < least:
             continue
+        begin = later - back - starts[row]
+        if count and out[count - 1, 0] == row and begin < out[count - 1, 1]:  # it began before the run beside it did
+            before = out[count - 2, 2] if count > 1 and out[count - 2, 0] == row else 0
+            out[count - 1, 1] = max(begin, before)
         start, done = max(later - back, done), later + ahead
         out[count] = row, start - starts[row], done - starts[row], other
         count += 1

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from pipelines.data import spellings
 from pipelines.data.blocks import Item
-from pipelines.data.formats import REASONS, Row, Unusable, content, needed, normaliser
+from pipelines.data.formats import REASONS, Row, Unusable, column, content, needed, normaliser
 from pipelines.data.layouts import LEFT_OVER, Joined, join
 from pipelines.data.rows import batches
 from pipelines.errors import DataError
@@ -50,6 +51,8 @@ class Tally:
     """Where a layout makes rows of several: what was read, what went into rows, and why the rest did not."""
     rows_joined: int = 0
     left_over: Counter[str] = field(default_factory=Counter)
+    labels: spellings.Spellings = field(default_factory=dict)
+    """Of labelled data, how they are written."""
 
     def add(self, other: Self) -> None:
         """Take in what comes after."""
@@ -58,6 +61,7 @@ class Tally:
         for name in ("dropped", "filtered", "left_over"):
             getattr(self, name).update(getattr(other, name))
         self.first = [*self.first, *other.first][:FIRST]
+        spellings.merge(self.labels, other.labels)
         self.columns = self.columns or other.columns
 
     def as_json(self) -> dict[str, Any]:
@@ -85,6 +89,7 @@ class Tally:
 
 def check(tally: Tally, dataset: Dataset, quarantine: Path) -> None:
     """Raise DataError where too little is left to go on with."""
+    spellings.check(tally.labels)
     dropped = tally.dropped.total()
     filtered = 0 if dataset.quality and dataset.quality.dry_run else tally.filtered.total()
     lost = dropped + filtered
@@ -144,12 +149,13 @@ def _no_such_columns(dataset: Dataset, columns: tuple[str, ...]) -> DataError:
 class Account:
     """Counts rows in and out, and keeps the ones that were dropped beside the data."""
 
-    def __init__(self, dataset: Dataset, quarantine: Path):
-        self.dataset, self.quality, self.quarantine = dataset, dataset.quality, quarantine
-        self.judge = _judge(dataset)
+    def __init__(self, dataset: Dataset, quarantine: Path, judge: "Quality | None" = None):
+        """`judge`: the filters of the dataset, where it has some."""
+        self.dataset, self.quality, self.quarantine, self.judge = dataset, dataset.quality, quarantine, judge
         self.tally = Tally()
         self.joined = Joined()
         self.normalise = normaliser(dataset.format, {} if dataset.layout else dataset.columns)
+        self._label = dataset.columns.get("label", "label") if dataset.format == "labelled" else None
 
     def __enter__(self) -> "Account":
         self.file = self.quarantine.open("w")
@@ -191,6 +197,8 @@ class Account:
             except Unusable as error:
                 self._drop(item, error.reason)
             else:
+                if self._label is not None:
+                    spellings.note(self.tally.labels, column(item.row, self._label), f"{item.file}:{item.line}")
                 yield item, row
 
     def _joined(self, items: Iterator[Item]) -> Iterator[Item]:
@@ -228,11 +236,3 @@ class Account:
         if counts[why["reason"]] < KEPT:
             shown = json.dumps(item.row, default=str)[:2000] if item.row is not None else None
             self.file.write(json.dumps(why | {"file": item.file, "line": item.line, "row": shown}) + "\n")
-
-
-def _judge(dataset: Dataset) -> "Quality | None":
-    if dataset.quality is None:
-        return None
-    from pipelines.cleaning.quality import Quality  # numba takes a quarter of a second, and most data need none
-
-    return Quality(dataset.quality)

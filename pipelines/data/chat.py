@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from pipelines.data.fast_bpe import FastBpe
 from pipelines.data.template import SPECIAL, Message, Piece, Template
+from pipelines.data.tokens import Ragged
 from pipelines.errors import ArtifactError, DataError
 
 TOKENIZER, TEMPLATE, INFO = "tokenizer.json", "chat_template.jinja", "info.json"
@@ -92,9 +93,12 @@ class ChatRenderer:
         """A document to train on: BOS by the tokenizer's policy, the text, EOS."""
         return [*self._bos, *self.encode_text(text), self.eos_id]
 
-    def documents(self, texts: Sequence[str]) -> list[Ids]:
+    def documents(self, texts: Sequence[str]) -> Ragged:
         """The same for many, on all cores."""
-        return [[*self._bos, *ids, self.eos_id] for ids in self._encoded(texts)]
+        if fast := self._engine(texts):
+            before = self.bos_id if self.add_bos_token else None
+            return fast.documents(texts, before=before, after=self.eos_id, num_threads=_threads())
+        return Ragged.of([[*self._bos, *ids, self.eos_id] for ids in self._encoded(texts)])
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """The text of ids; control tokens are left out or spelled."""
@@ -160,12 +164,15 @@ class ChatRenderer:
         return assembled
 
     def _encoded(self, texts: Sequence[str]) -> list[Ids]:
+        if fast := self._engine(texts):
+            return fast.encode(texts, num_threads=_threads())
+        return [one.ids for one in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def _engine(self, texts: Sequence[str]) -> FastBpe | None:
         if self._fast is None and len(texts) >= self.MANY:
             made = FastBpe.of(self.tokenizer)
             self._fast = made if made is not None and made.agrees(self.tokenizer, texts[: self.MANY]) else False
-        if self._fast:
-            return self._fast.encode(texts, num_threads=_threads())
-        return [one.ids for one in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return self._fast or None
 
 
 def _threads() -> int:

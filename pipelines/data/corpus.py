@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipelines.data.formats import Row
+from pipelines.cleaning.exact import key_of
+from pipelines.data.formats import CONTENT, Row
 from pipelines.data.rows import RowGroup, read_group, row_groups, rows_at
 from pipelines.data.shards import grouped
 
@@ -33,6 +34,17 @@ class Source:
     def name(self) -> str:
         """`dataset`, `holdout` of it, `earlier.0`, `earlier.0/holdout`."""
         return self.role if self.split == "train" else f"{self.role}/holdout"
+
+
+ANSWERS = {"labelled": "label", "pairs": "target", "prompt": "columns"}
+"""Columns that make two training rows different, and with which a row still is in a holdout that asks the same."""
+
+
+def row_keys(format: str, row: Row) -> tuple[bytes, bytes]:
+    """(key of all that a row says, key of what it asks), 16 bytes each: without its label, its target, its columns."""
+    said = row["text"] if format == "text" else [row[column] for column in CONTENT[format]]
+    asked, answer = key_of(said), ANSWERS.get(format)
+    return key_of([asked.hex(), row[answer]]) if answer else asked, asked
 
 
 class Corpus:

@@ -9,13 +9,18 @@ for every token. Engines of regular expressions may know other editions of Unico
 
 import json
 from collections.abc import Sequence
-from functools import cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
+from pipelines.data.rows import batches
+from pipelines.data.tokens import Ragged
+
 Ids = list[int]
+_NONE = np.zeros(0, np.uint32)
 
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 """The pieces of `pre_tokenizers.ByteLevel(use_regex=True)`, written without backtracking."""
@@ -31,17 +36,26 @@ PROBES = (
 """Texts of all kinds, compared before anything else is."""
 
 
+BEGIN, END = "<|text begins|>", "<|text ends|>"
+"""What texts are joined with: the engine cuts there before anything else, so each text is encoded as if alone."""
+JOINED = 1 << 20
+"""Characters of texts that are encoded by one call, about. Each call costs as much as some hundred characters."""
+
+
 class FastBpe:
     """The engine of one tokenizer; made by `of`."""
 
     def __init__(self, ranks: dict[bytes, int], ids: np.ndarray, pattern: str):
         import tiktoken
 
-        self._engine = tiktoken.Encoding("sourdough", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
-        self._ids = ids
-        first = int(ids[0])
-        # A vocabulary that tokenizers trains holds the bytes and the merges in their order, behind control tokens.
-        self._shift = first if np.array_equal(ids, np.arange(first, first + len(ids))) else None
+        self._begin, self._end = len(ranks), len(ranks) + 1
+        self._engine = tiktoken.Encoding(
+            "sourdough",
+            pat_str=pattern,
+            mergeable_ranks=ranks,
+            special_tokens={BEGIN: self._begin, END: self._end},
+        )
+        self._ids = ids.astype(np.uint32)
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "FastBpe | None":
@@ -68,15 +82,33 @@ class FastBpe:
 
     def encode(self, texts: Sequence[str], *, num_threads: int) -> list[Ids]:
         """Ids of each text, without control tokens."""
-        found = (
-            [self._engine.encode_ordinary(text) for text in texts]
-            if num_threads == 1
-            else self._engine.encode_ordinary_batch(list(texts), num_threads=num_threads)
-        )
-        if self._shift is None:
-            return [self._ids[ranks].tolist() for ranks in found]
-        shift = self._shift
-        return [[rank + shift for rank in ranks] for ranks in found] if shift else found
+        found = self.documents(texts, before=None, after=0, num_threads=num_threads)
+        return [found[number][:-1].tolist() for number in range(len(texts))]
+
+    def documents(self, texts: Sequence[str], *, before: int | None, after: int, num_threads: int) -> Ragged:
+        """Ids of each text, between the control tokens `before`, if any, and `after`."""
+        controls = np.array([0 if before is None else before, after], np.uint32)
+        ids = np.concatenate([self._ids, controls])
+        encode = partial(self._encoded, begins=before is not None)
+        groups = list(batches(texts, size=len, most=len(texts), total=JOINED))
+        if num_threads > 1 and len(groups) > 1:
+            with ThreadPoolExecutor(num_threads) as pool:
+                ranks = list(pool.map(encode, groups))
+        else:
+            ranks = [encode(group) for group in groups]
+        ends = [np.flatnonzero(some == self._end) + 1 for some in ranks]
+        lengths = [np.diff(some, prepend=0) for some in ends]
+        return Ragged(ids[np.concatenate([_NONE, *ranks])], np.concatenate([_NONE, *lengths]).astype(np.int64))
+
+    def _encoded(self, texts: Sequence[str], *, begins: bool) -> np.ndarray:
+        """Ranks of these texts, each between the marks."""
+        if any(BEGIN in text or END in text for text in texts):  # nobody writes that, but somebody could
+            alone = [self._engine.encode_to_numpy(text, disallowed_special=()) for text in texts]
+            marks = [np.array([self._begin] * begins), np.array([self._end])]
+            return np.concatenate([part for one in alone for part in (marks[0], one, marks[1])]).astype(np.uint32)
+        begin = BEGIN if begins else ""
+        joined = begin + f"{END}{begin}".join(texts) + END
+        return self._engine.encode_to_numpy(joined, allowed_special="all")
 
     def agrees(self, tokenizer: Tokenizer, texts: Sequence[str]) -> bool:
         """Whether these texts, and some of all kinds, get the same ids from the tokenizer itself."""

@@ -130,12 +130,12 @@ def renamed(row: Row, columns: Mapping[str, str]) -> Row:
     """A row by our names; raises Unusable where a column is not there."""
     taken = set(columns.values())
     return {name: value for name, value in row.items() if name not in taken} | {
-        ours: _column(row, theirs) for ours, theirs in columns.items()
+        ours: column(row, theirs) for ours, theirs in columns.items()
     }
 
 
-def _column(row: Row, name: str) -> Any:
-    """A column, or a place inside one: `turns.0`, `instances.0.output`."""
+def column(row: Row, name: str) -> Any:
+    """A column, or a place inside one: `turns.0`, `instances.0.output`. Raises Unusable where it is not there."""
     if name in row:
         return row[name]
     value: Any = row

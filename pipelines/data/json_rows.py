@@ -136,6 +136,8 @@ class _Text:
 
 
 _GAP = re.compile(r"[\s,]*")
+_MARK = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
+"""A whole string, or one that goes on after what was read; or a sign that opens or closes."""
 
 
 def _array(text: _Text, position: int) -> Iterator[Item]:
@@ -149,6 +151,7 @@ def _array(text: _Text, position: int) -> Iterator[Item]:
             text.drop(position)
             position = counted = 0
             line = text.line
+        reason = None
         try:
             value, end = _DECODER.raw_decode(text.buffer, position)
             # A number may go on in the next block, so what follows an element must be seen.
@@ -156,14 +159,30 @@ def _array(text: _Text, position: int) -> Iterator[Item]:
         except _DuplicateKey:
             raise DataError(f"{text.path}:{line}: an object has two values for one name; keep one of them") from None
         except RecursionError:
-            raise DataError(f"{text.path}:{line}: nested too deeply; {LEVELS} levels are taken") from None
+            value, reason, end = None, "too_deep", _end(text.buffer, position)
+            whole = end > 0
         except ValueError:
             whole = False
         if whole:
             line += text.buffer.count("\n", counted, position)
             counted = position
-            yield _element(value, text.path, line)
+            yield Item(None, reason, str(text.path), line) if reason else _element(value, text.path, line)
             position = end
         elif len(text.buffer) - position > blocks.LARGEST_ROW or not text.more():
             line += text.buffer.count("\n", counted, position)
             raise DataError(f"{text.path}:{line}: this element of the array is no whole JSON value; correct the file")
+
+
+def _end(buffer: str, position: int) -> int:
+    """Where an array or object that is too deep to be read ends; 0 where that was not read yet."""
+    depth = 0
+    for mark in _MARK.finditer(buffer, position):
+        if mark[0] in "[{":
+            depth += 1
+        elif mark[0] in "]}":
+            depth -= 1
+            if not depth:
+                return mark.end()
+        elif mark.end() == len(buffer):
+            return 0
+    return 0

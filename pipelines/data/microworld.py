@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pipelines.data.microworld_sentiment import review, sentiment
 from pipelines.data.microworld_translation import translation
+from pipelines.data.microworld_web import page
 from pipelines.data.village import (
     ANY_TALE,
     HE,
@@ -205,14 +206,21 @@ KINDS = {
 """What is asked. `news`: the newest verb, where two of three people have changed theirs; `helper`: the place of one
 who was only said to help another."""
 TASKS = tuple(KINDS)
+ITEMS = 400
+"""Of each benchmark."""
 
 
-def task_items(name: str, size: int = 400, seed: int = 0) -> list[Record]:
+def task_items(name: str, size: int = ITEMS, seed: int = 0) -> list[Record]:
     """Questions about new facts with computed answers: kinds in turn, and in turn the first, second and third person.
 
     So no rule about positions ("the last one mentioned") is right in more than a third."""
+    return [task_item(name, i, seed) for i in range(size)]
+
+
+def task_item(name: str, i: int, seed: int) -> Record:
+    """The question of that number."""
     kinds = KINDS[name]
-    return [_item(kinds[i % len(kinds)], i // len(kinds) % 3, random_for("item", name, seed, i)) for i in range(size)]
+    return _item(kinds[i % len(kinds)], i // len(kinds) % 3, random_for("item", name, seed, i))
 
 
 def _item(kind: str, number: int, rng: random.Random) -> Record:
@@ -258,6 +266,17 @@ def chat_items(size: int = 400, seed: int = 0) -> list[Record]:
     return items
 
 
+def web(split: Split, seed: int, i: int) -> Record:
+    return page(split, seed, i, _quiz)
+
+
+def _quiz(rng: random.Random) -> str:
+    """One of the first benchmark items, as a page that gives it away has it."""
+    name = rng.choice(TASKS)
+    item = task_item(name, rng.randrange(ITEMS), 0)
+    return f"{item['prompt']}{item['target'].removesuffix('.')}."
+
+
 # --- the tracks ---------------------------------------------------------------------------------------------------
 
 
@@ -277,6 +296,7 @@ TRACKS: Mapping[str, Track] = MappingProxyType(
         "chat": Track("chat", 4_000, 400, chat),
         "preferences": Track("preference", 1_500, 300, preference),
         "prompts": Track("prompt", 2_000, 400, wish),
+        "web": Track("text", 4_000, 200, web),
         "reviews": Track("text", 12_000, 400, review),
         "sentiment": Track("labelled", 4_000, 800, sentiment),
         "translation": Track("pairs", 8_000, 800, translation),

@@ -21,6 +21,8 @@ class Phase:
 class _Part:
     """Positions with one and the same mixture."""
 
+    phase: int
+    """Number of the phase that it belongs to."""
     start: int
     turns: Turns
     taken: tuple[int, ...]
@@ -65,9 +67,15 @@ class PhasedMixture:
                     result[chosen[places]] = rows + self._starts[dataset]
         return result
 
-    def taken(self) -> tuple[int, ...]:
-        """Rows of each dataset in the whole run."""
-        return self._parts[-1].taken_before(self.length)
+    def parts(self) -> list[tuple[int, int, tuple[int, ...]]]:
+        """(phase, first position, rows of each dataset) of each part with the same shares; in sum, what the run
+        takes."""
+        ends = [*(part.start for part in self._parts[1:]), self.length]
+        after = [part.taken_before(end) for part, end in zip(self._parts, ends, strict=True)]
+        return [
+            (part.phase, part.start, tuple(np.subtract(rows, part.taken).tolist()))
+            for part, rows in zip(self._parts, after, strict=True)
+        ]
 
 
 def _parts(phases: Sequence[Phase], caps: Sequence[int | None], length: int) -> list[_Part]:
@@ -75,7 +83,7 @@ def _parts(phases: Sequence[Phase], caps: Sequence[int | None], length: int) -> 
     parts: list[_Part] = []
     taken = (0,) * len(caps)
     ends = [*(phase.start for phase in phases[1:]), length]
-    for phase, end in zip(phases, ends, strict=True):
+    for number, (phase, end) in enumerate(zip(phases, ends, strict=True)):
         start = phase.start
         while start < end:
             shares = [
@@ -87,7 +95,7 @@ def _parts(phases: Sequence[Phase], caps: Sequence[int | None], length: int) -> 
                     f"max_epochs: after {start / length:.0%} of the run every dataset of the mixture has been taken as "
                     "often as it may be; raise max_epochs, shorten duration, or add data"
                 )
-            part = _Part(start, Turns([share / sum(shares) for share in shares]), taken)
+            part = _Part(number, start, Turns([share / sum(shares) for share in shares]), taken)
             parts.append(part)
             start = _first_full(part, shares, caps, end)
             taken = part.taken_before(start)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import multiprocessing
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -107,7 +108,8 @@ def _on_processes(work: Work, parts: Sequence[tuple[Mapping[str, Any], Path]], n
         if not left:
             return
         # Forked processes would copy locks of threads that libraries have started.
-        with ProcessPoolExecutor(min(number, len(left)), mp_context=multiprocessing.get_context("spawn")) as pool:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(number, len(left)), mp_context=context, initializer=_take_one_core) as pool:
             futures = [pool.submit(_make, work, part, path) for part, path in left]
             try:
                 for future in as_completed(futures):
@@ -120,6 +122,10 @@ def _on_processes(work: Work, parts: Sequence[tuple[Mapping[str, Any], Path]], n
     raise MachineError(
         f"a worker was killed {TRIES} times over; if memory was short, take fewer of them (launch.workers: 1)"
     )
+
+
+def _take_one_core() -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # each of the workers would take all
 
 
 # --- on a cluster -----------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipelines.data.corpus import row_keys
 from pipelines.data.formats import REASONS, Row, num_bytes
 from pipelines.data.guesses import Tried, best_guess, column_kinds
 from pipelines.data.inspection import Found, Sample, Settings, find_files, settle
@@ -28,7 +29,7 @@ def inspect(data: str, folder: Path, template: Path) -> tuple[str, dict[str, Any
     settings, sample = settle(found)
     tried = best_guess(sample.items)
     facts = _facts(found, settings, sample, tried)
-    facts["data"] = recipe_lines(found, settings, tried)
+    facts["data"] = recipe_lines(found, settings, tried, facts["copies"])
     shown = (
         [tried.rows[i * (len(tried.rows) - 1) // (SHOWN - 1)] for i in range(SHOWN)]
         if len(tried.rows) > SHOWN
@@ -59,6 +60,7 @@ def _facts(found: Found, settings: Settings, sample: Sample, tried: Tried) -> di
         "usable": len(tried.rows),
         "dropped": dict(tried.reasons.most_common()),
         "left_over": dict(tried.joined.left_over.most_common()),
+        "copies": len(tried.rows) - len({row_keys(tried.guess.format, row)[0] for row in tried.rows}),
         "lengths": {name: sizes[-(-percent * len(sizes) // 100) - 1] for name, percent in at.items()} if sizes else {},
     }
 
@@ -81,7 +83,7 @@ def _encoding(sample: Sample) -> str:
 # --- lines for a recipe -------------------------------------------------------------------------------------------
 
 
-def recipe_lines(found: Found, settings: Settings, tried: Tried) -> str:
+def recipe_lines(found: Found, settings: Settings, tried: Tried, copies: int = 0) -> str:
     """An entry of `data` that reads these files, with absolute paths."""
     guess = tried.guess
     fields: dict[str, Any] = {"files": found.patterns[0] if len(found.patterns) == 1 else list(found.patterns)}
@@ -93,6 +95,8 @@ def recipe_lines(found: Found, settings: Settings, tried: Tried) -> str:
     fields |= {"separator": settings.separator} if settings.separator else {}
     lines = ["data:", f"  {_name(found)}:"]
     lines += [f"    {name}: {_yaml(value)}" for name, value in fields.items()]
+    if copies:
+        lines.append(f"    # deduplicate: true  # of those looked at: copies {copies}")
     if tried.rows and tried.share < 0.99:
         reasons = ", ".join(f"{reason} {count}" for reason, count in tried.reasons.most_common(3))
         lines.append(f"    # max_dropped: {1 - tried.share + 0.005:.2f}  # of those looked at: {reasons}")
@@ -185,6 +189,8 @@ def _text(facts: dict[str, Any]) -> Iterator[str]:
     for kind, reasons in (("dropped", REASONS), ("left_over", LEFT_OVER)):
         for reason, count in facts[kind].items():
             yield f"           {kind.replace('_', ' ')}: {reason} {count:,} ({reasons[reason]})"
+    if facts["copies"]:
+        yield f"           of them copies of others: {facts['copies']:,}"
     if facts["lengths"]:
         yield f"bytes      {', '.join(f'{name} {size:,}' for name, size in facts['lengths'].items())} of a row"
     trained = f" ({TRAINED[0]} {TRAINED[1]}: what is trained on)" if facts["format"] in ("chat", "preference") else ""

@@ -1,31 +1,35 @@
 """Where rows come from: the built-in world, local files, or the Hugging Face Hub."""
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from pipelines.data.blocks import Item
 from pipelines.data.files import read_file
-from pipelines.errors import DataError, MachineError
+from pipelines.data.hub import Split, cached_snapshot, hub_error, read_split, require_pin
+from pipelines.errors import DataError
 from pipelines.recipe.data import Dataset
 
-COMMIT = re.compile(r"[0-9a-f]{40}")
+Part = Mapping[str, Any]
+"""Some files of a split of the Hub, as `hub.Split.part` describes them."""
 
 
-def read(dataset: Dataset, files: Sequence[Path], cache: Path) -> Iterator[Item]:
+def read(dataset: Dataset, files: Sequence[Path], cache: Path, part: Part | None = None) -> Iterator[Item]:
     """Rows of a dataset's files or Hub repository, at most `limit`, in an order that never changes."""
-    return islice(_source(dataset, dataset.split, files, cache), dataset.limit)
+    return islice(_source(dataset, dataset.split, files, cache, part), dataset.limit)
 
 
-def read_holdout(dataset: Dataset, files: Sequence[Path], cache: Path) -> Iterator[Item]:
+def read_holdout(dataset: Dataset, files: Sequence[Path], cache: Path, part: Part | None = None) -> Iterator[Item]:
     """Rows of the holdout that is a source of its own: files, a split, or the built-in world's."""
     if dataset.builtin:
         return read_builtin(dataset, "holdout")
-    return _source(dataset, dataset.holdout_split or "", files, cache)
+    return _source(dataset, dataset.holdout_split or "", files, cache, part)
 
 
-def _source(dataset: Dataset, split: str, files: Sequence[Path], cache: Path) -> Iterator[Item]:
+def _source(dataset: Dataset, split: str, files: Sequence[Path], cache: Path, part: Part | None) -> Iterator[Item]:
+    if part:
+        return read_split(Split.of_json(part), cache)
     if dataset.hub:
         return read_hub(dataset.hub, dataset.subset, split, revision=dataset.revision, cache=cache)
     return read_files(files, dataset)
@@ -52,46 +56,35 @@ def read_builtin(dataset: Dataset, split: str) -> Iterator[Item]:
 def read_hub(
     repo: str, subset: str | None, split: str, *, revision: str | None, cache: Path, local: Path | None = None
 ) -> Iterator[Item]:
-    """Rows of one split of a Hub dataset at one commit; without a network, from the Hub's cache on this machine.
+    """Rows of one split of a Hub dataset at one commit, all of which is fetched first: for what `hub.find` does not
+    take apart. Without a network, from the Hub's cache on this machine.
 
     `local` is a folder to take instead of the repository.
     """
-    if not local and not (revision and COMMIT.fullmatch(revision)):
-        raise DataError(
-            f"hub: {repo} is not pinned to a commit; run `make data`, which writes it into <recipe>.lock, "
-            "or give `revision:` as 40 hex digits"
-        )
+    if not local:
+        require_pin(repo, revision)
     # Hub data are rare and this import takes half a second.
     import datasets
 
-    path = str(local) if local else repo
+    def load(path: str, commit: str | None) -> "datasets.Dataset":
+        return datasets.load_dataset(path, subset, split=split, revision=commit, cache_dir=str(cache))
+
+    failed: Exception | None = None
     try:
-        rows = datasets.load_dataset(
-            path, subset, split=split, revision=None if local else revision, cache_dir=str(cache)
-        )
+        rows = load(str(local), None) if local else load(repo, revision)
     except Exception as error:
-        folder = None if local else _cached_snapshot(repo, revision or "")
-        if folder:
-            yield from read_hub(repo, subset, split, revision=revision, cache=cache, local=folder)
-            return
-        raise hub_error(repo, error) from error
+        failed = error
+    folder = None if local or not failed else cached_snapshot(repo, revision or "")
+    if folder:
+        yield from read_hub(repo, subset, split, revision=revision, cache=cache, local=folder)
+        return
+    if failed:
+        raise hub_error(repo, failed) from failed
     number = 0
     for batch in rows.with_format("arrow").iter(batch_size=1024):
         for row in batch.to_pylist():
             number += 1
             yield Item(row, None, f"hub:{repo}/{split}", number)
-
-
-def _cached_snapshot(repo: str, revision: str) -> Path | None:
-    import huggingface_hub
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return Path(
-            huggingface_hub.snapshot_download(repo, repo_type="dataset", revision=revision, local_files_only=True)
-        )
-    except LocalEntryNotFoundError:
-        return None
 
 
 def fetched(repository: str, revision: str | None, patterns: Sequence[str]) -> Path:
@@ -104,14 +97,3 @@ def fetched(repository: str, revision: str | None, patterns: Sequence[str]) -> P
         return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
     except Exception as error:
         raise hub_error(repository, error) from error
-
-
-def hub_error(repo: str, error: Exception) -> DataError | MachineError:
-    """The Hub cannot be reached, or it says no: two different things to do."""
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    refused = isinstance(error, HfHubHTTPError) or not isinstance(error, OSError | ConnectionError)
-    if refused and not isinstance(error, OfflineModeIsEnabled):
-        return DataError(f"hub: {repo} cannot be loaded: {lines[0]}; check the name, subset and split, and your access")
-    return MachineError(f"hub: {repo} cannot be reached: {lines[0]}; `make data` needs a network, or a filled HF_HOME")

@@ -1,4 +1,4 @@
-"""What a job will cost, before it runs: parameters, arithmetic, disk. Rough on purpose, and instant."""
+"""What a job will cost, before it runs: parameters, arithmetic, bytes, time and disk. Rough on purpose, and instant."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -22,33 +22,51 @@ class Estimate:
 
     parameters: int | None = None
     tokens: int | None = None
+    """To train on, or that a tokens job makes."""
     flops: float | None = None
+    basis: str | None = None
+    """How the following is known; of a dataset whose size nobody knows yet, that."""
+    bytes_in: int | None = None
+    """Read from the disk, or fetched."""
+    unpacked_bytes: int | None = None
+    text_bytes: int | None = None
+    rows: int | None = None
+    core_seconds: float | None = None
+    """Of one core: the work, however many share it."""
+    wall_seconds: float | None = None
+    """On as many workers as the launch chapter has; None on a cluster."""
     disk_bytes: int | None = None
+    """While it runs."""
+    kept_bytes: int | None = None
+    """Of them, what stays."""
 
     def known(self) -> dict[str, Any]:
         """What is known, as JSON."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        values = {name: value for name, value in asdict(self).items() if value is not None}
+        return {name: round(value, 3) if name.endswith("_seconds") else value for name, value in values.items()}
 
 
-def estimate(plan: Plan, job: Job) -> Estimate:
-    """The estimate of a training job; nothing for others."""
+def estimate(plan: Plan, job: Job, epoch_tokens: int | None = None) -> Estimate:
+    """The estimate of a training job; nothing for others. `epoch_tokens`: what it trains on once, if that is known."""
     config, model = job.config, plan.recipe.model
     if not isinstance(config, TrainStage) or model is None or _is_outside(plan, job):
         return Estimate()
+    tokens = _tokens(config, config.max_length or model.max_position_embeddings, epoch_tokens)
     if isinstance(model, OwnModel):  # nobody knows its size before it is built
-        return Estimate(tokens=_tokens(config, config.max_length or model.max_position_embeddings))
+        return Estimate(tokens=tokens)
     tokenizers = [stage for stage in plan.recipe.stages.values() if isinstance(stage, TokenizerStage)]
-    tokens = _tokens(config, config.max_length or model.max_position_embeddings)
     sizes = [stage.vocab_size for stage in tokenizers if stage.vocab_size is not None]
     if len(sizes) < len(tokenizers):  # known once the tokenizer is there
         return Estimate(tokens=tokens)
     vocab_size = max(sizes, default=0)
     size = parameters(model, vocab_size)
+    kept = 4 * _trained(config, model, size)
     return Estimate(
         parameters=size,
         tokens=tokens,
         flops=6.0 * active_parameters(model, vocab_size) * tokens if tokens else None,
-        disk_bytes=4 * _trained(config, model, size) * (_CHECKPOINTS * _STATES + 1),
+        disk_bytes=kept * (_CHECKPOINTS * _STATES + 1),
+        kept_bytes=kept,
     )
 
 
@@ -130,8 +148,10 @@ def _feed_forward(model: ModelConfig) -> int:
     return model.hidden_size * width * (3 if model.feed_forward in GATED else 2)
 
 
-def _tokens(config: TrainStage, length: int) -> int | None:
+def _tokens(config: TrainStage, length: int, epoch_tokens: int | None) -> int | None:
     duration = config.duration
+    if duration.unit == "epochs" and epoch_tokens is not None:
+        return int(duration.amount * epoch_tokens)
     if duration.unit == "tokens":
         return int(duration.amount)
     if duration.unit == "steps":

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from pipelines.recipe.data import PACKED
@@ -52,6 +53,15 @@ class Digests:
         except OSError:
             return  # a read-only store is no reason to fail
         self._changed = False
+
+
+def libraries_of(paths: Iterable[str]) -> dict[str, str]:
+    """Package -> version, of those whose every version may read another text out of the same files."""
+    if not any(format_of(path).startswith(".htm") for path in paths):
+        return {}
+    from importlib.metadata import version  # not for files that say their text themselves
+
+    return {"trafilatura": version("trafilatura")}
 
 
 def format_of(path: str) -> str:

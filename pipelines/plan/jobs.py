@@ -11,7 +11,15 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from pipelines.errors import Problem, RecipeError
-from pipelines.plan.derived import CleanJob, DataJob, ModelJob, TokensJob, VocabularyJob
+from pipelines.plan.derived import (
+    BenchmarksJob,
+    CleanJob,
+    ContaminationJob,
+    DataJob,
+    ModelJob,
+    TokensJob,
+    VocabularyJob,
+)
 from pipelines.plan.files import format_of
 from pipelines.recipe.base import Consumes, LocalFile, Reads, Section
 from pipelines.recipe.evaluation import REWARD_FUNCTIONS, EvaluateStage
@@ -22,6 +30,8 @@ from pipelines.recipe.stages import DpoStage, PpoStage, PretrainStage, RewardSta
 JobConfig = Annotated[
     DataJob
     | CleanJob
+    | BenchmarksJob
+    | ContaminationJob
     | ModelJob
     | TokensJob
     | VocabularyJob
@@ -77,14 +87,18 @@ class Job(Section):
     """Local files that decide the result (absolute path -> sha256): dataset files, chat template, task files and
     their rows."""
     named_files: dict[str, str] = Field(default_factory=dict)
-    """Role -> which of these files it is, where a task reads several: `task.<i>.pairs`, `task.<i>.analogies`."""
+    """Role -> which of these files it is, where a job reads several: `task.<i>.file`, `task.<i>.pairs`,
+    `task.<i>.analogies`, `holdout.<i>`, `classifier.<i>`."""
     world: int | None = None
     """Version of the built-in world, where the job takes rows, questions or rewards from it."""
+    libraries: dict[str, str] = Field(default_factory=dict)
+    """Package -> version, of those that decide what is read."""
     inputs: dict[str, Input] = Field(default_factory=dict)
     """Role -> artifact. Roles: `dataset`, `tokenizer`, `model`, `reward_model`, `data.0`, `data.1`, ... (a mixture,
     sorted by fingerprint), for cleaning `earlier.0`, ... and `later.0`, ... (datasets above and below, in the recipe's
-    order), and for tasks of evaluate `task.<i>.data`, `task.<i>.reward_model`, ... Where a role is an adapter,
-    `<role>.base` is the full model that it belongs to."""
+    order) and `benchmarks` (their questions), for quality filters `reference` and `classifier`, and for tasks of
+    evaluate `task.<i>.data`, `task.<i>.reward_model`, ... Where a role is an adapter, `<role>.base` is the full model
+    that it belongs to."""
 
     @property
     def kind(self) -> str:
@@ -139,6 +153,8 @@ class Job(Section):
             facts["code"] = self.code
         if self.world is not None:
             facts["world"] = self.world
+        if self.libraries:
+            facts["libraries"] = self.libraries
         if self.files:
             facts["files"] = [[format_of(path), digest] for path, digest in self.files.items()]
         if self.named_files:
@@ -188,7 +204,7 @@ class Plan:
         """The jobs that a name stands for: a job, a stage, a dataset or a kind of stage."""
         for belongs in (
             lambda job: job.name == name,
-            lambda job: job.stage == name and job.kind not in ("data", "clean", "tokens"),
+            lambda job: job.stage == name and job.kind not in ("data", "clean", "contamination", "tokens"),
             lambda job: job.kind == name,
             lambda job: job.stage == name,
         ):

@@ -16,14 +16,19 @@ Pins = Mapping[str, Mapping[str, Any]]
 def pin(recipe: Recipe, path: Path) -> Pins:
     """Look up the commits that are not pinned yet, write them into the lock file, and return all pins."""
     pins = read_lock(path)
-    wanted = {dataset.hub for dataset in recipe.data.values() if dataset.hub and not dataset.revision}
-    wanted |= {model_key(model.hub) for model in outside_models(recipe) if model.hub and not model.revision}
-    wanted |= {model_key(other.hub) for _, other in outside_tokenizers(recipe) if other.hub and not other.revision}
-    missing = sorted(wanted - set(pins))
+    missing = unpinned(recipe, pins)
     if missing:
         pins |= {repository: {"revision": _newest_commit(repository)} for repository in missing}
         write_lock(path, pins)
     return pins
+
+
+def unpinned(recipe: Recipe, pins: Pins) -> list[str]:
+    """Repositories that the recipe reads at a commit that is not chosen yet."""
+    wanted = {dataset.hub for dataset in recipe.data.values() if dataset.hub and not dataset.revision}
+    wanted |= {model_key(model.hub) for model in outside_models(recipe) if model.hub and not model.revision}
+    wanted |= {model_key(other.hub) for _, other in outside_tokenizers(recipe) if other.hub and not other.revision}
+    return sorted(wanted - set(pins))
 
 
 _MODELS = "models/"

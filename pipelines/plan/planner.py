@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipelines.errors import KeyPath, Problem, RecipeError
+from pipelines.plan.benchmarks import asked_by
 from pipelines.plan.derived import (
     CleanJob,
+    ContaminationJob,
     DataJob,
     ModelJob,
     Source,
@@ -18,10 +20,11 @@ from pipelines.plan.derived import (
     starts_outside,
     uses_of,
 )
+from pipelines.plan.files import libraries_of
 from pipelines.plan.jobs import Input, Job, Plan
 from pipelines.plan.pins import Pins, model_key
 from pipelines.recipe.base import OutsideModel
-from pipelines.recipe.data import MICROWORLD_VERSION, TRACK_VERSIONS, Dataset
+from pipelines.recipe.data import CLEANING, MICROWORLD_VERSION, TRACK_VERSIONS, Dataset
 from pipelines.recipe.evaluation import REWARD_FUNCTIONS, TASKS, EvaluateStage
 from pipelines.recipe.finetune import FinetuneStage
 from pipelines.recipe.model import ModelConfig
@@ -55,6 +58,8 @@ def make_plan(
     for stage in recipe.stages:
         planner.stage(stage)
         planner.vocabulary(stage)
+    for dataset in recipe.data:
+        planner.contamination(dataset)
     if planner.problems:
         raise RecipeError(planner.problems)
     return Plan(recipe, path, tuple(planner.jobs.values()))
@@ -125,6 +130,7 @@ class _Planner:
             files=files or {},
             named_files=named_files or {},
             world=world,
+            libraries=libraries_of(files or ()) if isinstance(config, DataJob) else {},
             inputs=inputs,
         )
         if isinstance(model, OwnModel):
@@ -310,22 +316,43 @@ class _Planner:
     def _dataset(self, name: str) -> Job:
         """The job whose rows others read: that of the data, or one that cleans them after it."""
         dataset, data = self.recipe.data[name], self._data(name)
-        if dataset.deduplicate is None:
+        asked = dataset.decontaminate if dataset.decontaminate and dataset.decontaminate.action == "drop" else None
+        if dataset.deduplicate is None and asked is None:
             return data
         if f"clean-{name}" in self.jobs:
             return self.jobs[f"clean-{name}"]
-        above, below = compared_with(self.recipe, name)
-        inputs = {"dataset": _read(data)}
+        above, below = compared_with(self.recipe, name) if dataset.deduplicate else ([], [])
+        inputs = {"dataset": _read(data)} | ({"benchmarks": _read(self._benchmarks())} if asked else {})
         inputs |= {f"earlier.{index}": _read(self._dataset(other)) for index, other in enumerate(above)}
         # Nothing of them is left out here but what is in their holdout, which their own cleaning never changes.
         inputs |= {f"later.{index}": _read(self._data(other)) for index, other in enumerate(below)}
-        config = CleanJob(format=dataset.format, deduplicate=dataset.deduplicate)
+        config = CleanJob(format=dataset.format, deduplicate=dataset.deduplicate, decontaminate=asked)
         return self._add(f"clean-{name}", name, config, inputs)
+
+    def contamination(self, name: str) -> None:
+        """The job that tells what a dataset that is read has of the benchmarks."""
+        asked = self.recipe.data[name].decontaminate
+        if asked and asked.action == "tell" and f"data-{name}" in self.jobs:
+            inputs = {"dataset": _read(self._dataset(name)), "benchmarks": _read(self._benchmarks())}
+            config = ContaminationJob(format=self.recipe.data[name].format, decontaminate=asked)
+            self._add(f"contamination-{name}", name, config, inputs)
+
+    def _benchmarks(self) -> Job:
+        if "benchmarks" not in self.jobs:
+            it = asked_by(self.recipe, self.path, self.digest, self._data)
+            self._add("benchmarks", it.stage, it.config, it.inputs, it.files, None, it.world, it.named_files)
+        return self.jobs["benchmarks"]
 
     def _data(self, name: str) -> Job:
         if f"data-{name}" in self.jobs:
             return self.jobs[f"data-{name}"]
-        dataset = self.recipe.data[name].model_copy(update={"deduplicate": None})  # it is of the job after this one
+        if f"data-{name}" in self._open:
+            trail = " -> ".join([*self._open, f"data-{name}"])
+            raise self._problem(("data", name), f"the dataset needs what is made of it in a circle: {trail}")
+        self._open.append(f"data-{name}")
+        inputs, judges = self._judges(name)
+        self._open.remove(f"data-{name}")
+        dataset = self.recipe.data[name].model_copy(update=dict.fromkeys(CLEANING))
         if dataset.hub and not dataset.revision:
             dataset = self._pinned(name, dataset)
         files, named = dict[str, str](), dict[str, str]()
@@ -340,7 +367,22 @@ class _Planner:
                     named |= {f"holdout.{len(named) + index}": path for index, path in enumerate(found)}
                 files |= found
         world = TRACK_VERSIONS.get(dataset.builtin, MICROWORLD_VERSION) if dataset.builtin else None
-        return self._add(f"data-{name}", name, DataJob(dataset=dataset), {}, files, None, world, named)
+        files, named = files | judges, named | {f"classifier.{number}": path for number, path in enumerate(judges)}
+        return self._add(f"data-{name}", name, DataJob(dataset=dataset), inputs, files, None, world, named)
+
+    def _judges(self, name: str) -> tuple[dict[str, Input], dict[str, str]]:
+        """What the filters of a dataset take from elsewhere: other jobs' artifacts, and files of a classifier."""
+        quality = self.recipe.data[name].quality
+        inputs, files = dict[str, Input](), dict[str, str]()
+        if quality and quality.perplexity:
+            inputs["reference"] = _read(self._data(quality.perplexity.reference))
+        if quality and (classifier := quality.classifier):
+            if classifier.model is not None:
+                inputs |= self._weights("classifier", classifier.model)
+            else:
+                folder = self.path.resolve().parent / (classifier.path or "")
+                files = {str(path): self.digest(path) for path in model_files(folder)}
+        return inputs, files
 
     def _pinned(self, name: str, dataset: Dataset) -> Dataset:
         if self.pins is None or dataset.hub is None:

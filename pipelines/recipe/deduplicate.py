@@ -37,6 +37,8 @@ def _bare(value: Any) -> Any:
     """`true` is all defaults, `false` none."""
     if isinstance(value, bool):
         return {} if value else None
+    if isinstance(value, str | int | float):
+        raise ValueError("is true, or a block of fields: {near: 0.8, spans: 50}")
     return value
 
 

@@ -54,9 +54,13 @@ def _validate(tree: Node) -> list[ErrorDetails]:
     return []
 
 
+_TAGS = ("[key]", "[stage]", "[outside]", "[word]", "[mapping]")
+"""Parts of pydantic's paths that are no keys of a recipe."""
+
+
 def _path_of(error: ErrorDetails, tree: Node) -> KeyPath:
     """Pydantic writes ('stages', 'dpo', 'dpo', 'beta'), where the second 'dpo' is the kind and no key."""
-    path = tuple(part for part in error["loc"] if part not in ("[key]", "[stage]", "[outside]"))
+    path = tuple(part for part in error["loc"] if part not in _TAGS)
     if path[:1] == ("model",) and path[1:2] in ((BLOCKS,), (OWN,)):  # which of the two ways to write it
         return path[:1] + path[2:]
     if path[2:4] == ("quality", "filters"):  # the kind of a filter; a list stands for {filters: list}

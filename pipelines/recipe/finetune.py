@@ -1,9 +1,9 @@
 """Stage `finetune`: labels and pairs."""
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag
 
 from pipelines.recipe.base import ArtifactKind, LanguageModelRef, TokenizerRef
 from pipelines.recipe.data import FinetuneMixture
@@ -16,6 +16,18 @@ METRICS: Mapping[str, tuple[str, ...]] = {
     "seq2seq": ("loss", "chrf", "bleu", "exact_match"),
 }
 """Kind of labels, or seq2seq -> what may choose the best weights; the first is the default."""
+
+
+def _is_word(value: Any) -> str:
+    return "[word]" if isinstance(value, str) else "[mapping]"
+
+
+ClassWeights = Annotated[
+    Annotated[Literal["balanced"], Tag("[word]")]
+    | Annotated[dict[str, PositiveFloat], Field(min_length=1), Tag("[mapping]")],
+    Discriminator(_is_word),
+]
+"""A word, or a weight of each class. Told apart before they are read, so that a fault of one is told once."""
 
 
 class FinetuneStage(FromModelStage):
@@ -34,7 +46,7 @@ class FinetuneStage(FromModelStage):
     """classification: labelled datasets; seq2seq: pairs; shares are of examples."""
     label_smoothing_factor: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Probability given to all classes, or tokens, alike (arXiv 1512.00567, 7)."""
-    class_weights: Literal["balanced"] | dict[str, PositiveFloat] | None = None
+    class_weights: ClassWeights | None = None
     """classification: weight of each class in the loss; balanced: inverse to how often it occurs."""
     eval_steps: PositiveInt | None = None
     """Score the holdout each so many steps, and keep the best weights seen there. Default: the last are kept."""

@@ -3,7 +3,7 @@
 from pipelines.recipe.base import LANGUAGE_MODELS, ArtifactKind, Consumes, OutsideModel
 from pipelines.recipe.evaluation import EvaluateStage, task_kind
 from pipelines.recipe.finetune import FinetuneStage
-from pipelines.recipe.outline import Outline
+from pipelines.recipe.outline import Outline, given
 from pipelines.recipe.stages import PretrainStage
 from pipelines.recipe.training import FromModelStage, StageConfig
 
@@ -55,6 +55,14 @@ def architecture_of(stage: StageConfig, outline: Outline, seen: tuple[object, ..
     if parent is None or stage.model in seen:
         return None
     return architecture_of(parent, outline, (*seen, stage.model))
+
+
+def outside_start(name: object, outline: Outline, seen: tuple[object, ...] = ()) -> OutsideModel | None:
+    """The model made elsewhere that the weights of a stage come from, through whatever stages."""
+    if isinstance(name, OutsideModel):
+        return name
+    stage = outline.stages.get(name) if isinstance(name, str) and name not in seen else None
+    return None if stage is None else outside_start(given(stage, "model"), outline, (*seen, name))
 
 
 def starts_from(stage: object) -> tuple[ArtifactKind, ...]:

@@ -26,6 +26,7 @@ class LoadedRecipe:
 
     def place(self, path: KeyPath) -> Place:
         """(file, line, column) of the value at a key path, or of the block around it where it is not written."""
+        path = _as_written(path, self.tree)
         node, reached = self.tree.nearest(path)
         return node.place if reached == path else node.key
 
@@ -101,9 +102,16 @@ def _validated(tree: Node) -> Recipe | None:
 
 def _locate(fault: Fault, tree: Node) -> Problem:
     """A fault that no single section sees, shown at the deepest key of its path that is written."""
-    node, reached = tree.nearest(fault.path)
-    place = node.key if fault.at_key and reached == fault.path else node.place
+    path = _as_written(fault.path, tree)
+    node, reached = tree.nearest(path)
+    place = node.key if fault.at_key and reached == path else node.place
     return Problem(*place, format_path(reached), fault.message)
+
+
+def _as_written(path: KeyPath, tree: Node) -> KeyPath:
+    """A list of quality filters may stand for {filters: list}."""
+    is_listed = path[2:4] == ("quality", "filters") and isinstance(tree.nearest(path[:3])[0].value, list)
+    return path[:3] + path[4:] if is_listed else path
 
 
 def _tidy(problems: Sequence[Problem]) -> list[Problem]:

@@ -158,9 +158,10 @@ class ModelConfig(Section):
     norm_topk_prob: bool = True
     """Let the weights of a token's experts sum to one."""
     router_aux_loss_coef: NonNegativeFloat = 0.01
-    """Weight of the load balancing loss of each row in pretraining (arXiv 2101.03961, eq. 4; 2412.19437, eq. 17)."""
+    """Weight of the load balancing loss of each row in pretraining (arXiv 2101.03961, eq. 4; 2412.19437, eq. 17). Other
+    stages train the router by their own loss alone."""
     router_z_loss_coef: NonNegativeFloat = 0.0
-    """Weight of the router's z-loss in pretraining (arXiv 2202.08906, eq. 5)."""
+    """Weight of the router's z-loss in pretraining alone (arXiv 2202.08906, eq. 5)."""
     qk_norm: bool = False
     """Normalise queries and keys per head before attention."""
     attention_output_gate: bool = False

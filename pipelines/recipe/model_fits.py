@@ -7,7 +7,8 @@ from pipelines.errors import KeyPath
 from pipelines.recipe.base import OutsideModel
 from pipelines.recipe.evaluation import EvaluateStage, TaskConfig
 from pipelines.recipe.finetune import FinetuneStage
-from pipelines.recipe.kinds import ARCHITECTURES, BY_OBJECTIVE, architecture_of
+from pipelines.recipe.kinds import ARCHITECTURES, BY_OBJECTIVE, architecture_of, outside_start
+from pipelines.recipe.model import ModelConfig
 from pipelines.recipe.outline import UNKNOWN, Fault, Outline, given
 from pipelines.recipe.own_model import GIVEN, OwnModel, UnfitSource, classes_of, modules_of, settings_of
 from pipelines.recipe.peft import differences
@@ -21,6 +22,8 @@ def find_wrong_models(outline: Outline, recipe_path: Path) -> Iterator[Fault]:
     """Faults of chapter `model`, and of what stages do with models."""
     if isinstance(outline.model, OwnModel):
         yield from _own_model(outline.model, recipe_path)
+    elif outline.model is not None:
+        yield from _router_losses(outline.model, outline)
     for name, stage in outline.stages.items():
         at = ("stages", name)
         if isinstance(stage, TrainStage):
@@ -60,6 +63,18 @@ def _own_model(model: OwnModel, recipe_path: Path) -> Iterator[Fault]:
             yield Fault(("model", setting), "is given by the tokenizer; take it out", at_key=True)
         elif setting not in settings:
             yield Fault(("model", setting), f"is no setting of {name}{did_you_mean(setting, settings)}", at_key=True)
+
+
+def _router_losses(model: ModelConfig, outline: Outline) -> Iterator[Fault]:
+    """The losses that keep a router in balance are pretraining's; where there is none, nothing reads their weights."""
+    is_known = set(outline.stages) == set(outline.stage_names)
+    pretrained = [name for name, stage in outline.stages.items() if isinstance(stage, PretrainStage)]
+    if not is_known or not given(model, "num_experts") or any(not outside_start(name, outline) for name in pretrained):
+        return
+    for field in ("router_aux_loss_coef", "router_z_loss_coef"):
+        if given(model, field) not in (UNKNOWN, ModelConfig.model_fields[field].default):
+            message = "is a loss of pretrain alone, and no pretrain stage trains this model"
+            yield Fault(("model", field), f"{message}; remove it, or pretrain first")
 
 
 def _architecture(at: KeyPath, stage: PretrainStage | FinetuneStage, outline: Outline) -> Iterator[Fault]:

@@ -12,7 +12,7 @@ from pipelines.recipe.base import ArtifactKind, OutsideModel, Reads, Section
 from pipelines.recipe.data import BUILTIN, Dataset
 from pipelines.recipe.launch import Launch
 from pipelines.recipe.model import ModelConfig
-from pipelines.recipe.outside import kind_of
+from pipelines.recipe.outside import kind_of, positions_of
 from pipelines.recipe.own_model import OwnModel
 from pipelines.recipe.root import Recipe
 from pipelines.recipe.sections import STAGES, model_section, sections_in
@@ -41,6 +41,11 @@ class Outline:
         """What a model made elsewhere is, where its folder is here and says it."""
         path = given(model, "path")
         return kind_of(self.folder / path) if self.folder is not None and path else None
+
+    def positions_of(self, model: OutsideModel) -> int | None:
+        """Most tokens of a row that a model made elsewhere reads, where its folder is here and says it."""
+        path = given(model, "path")
+        return positions_of(self.folder / path) if self.folder is not None and path else None
 
 
 @dataclass(frozen=True)

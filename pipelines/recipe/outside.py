@@ -52,6 +52,13 @@ def kind_left(folder: Path) -> ArtifactKind | None:
     return next((kind for ending, kind in ENDINGS.items() if name.endswith(ending)), None)
 
 
+def positions_of(folder: Path) -> int | None:
+    """Most tokens of a row that a model made elsewhere reads; None where its config.json does not say it."""
+    name = {"GPT2LMHeadModel": "n_positions", "T5ForConditionalGeneration": ""}.get(class_of(folder) or "")
+    found = _settings(folder, "config.json").get("max_position_embeddings" if name is None else name)
+    return found if isinstance(found, int) else None
+
+
 def fault_in(source: OutsideModel, folder: Path) -> str | None:
     """Why a folder is no model to start from, if it is none; `folder` has what `missing_of_model` asks for."""
     name = class_of(folder)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from pipelines.recipe.base import Bare, Section
+from pipelines.recipe.base import ArtifactKind, Bare, Bytes, Consumes, LocalFile, Reads, Section
 from pipelines.recipe.words import did_you_mean
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -153,7 +153,52 @@ class PersonalData(Section):
     """What stands for access keys and private keys of well-known services; null keeps them."""
 
 
-Filter = Annotated[
+class Perplexity(Section):
+    """Drop what is nothing like the texts of a reference, as CCNet does (arXiv 1911.00359, 2.3): by the perplexity per
+    word under a model of n-grams that is trained on it. CCNet's has five pieces of words in a row, from KenLM, and cuts
+    at percentiles of the texts themselves; this one has three words, and cuts at one of held-out texts of the
+    reference."""
+
+    kind: Literal["perplexity"]
+    reference: Annotated[str, Reads(("text",))]
+    """A text dataset of this recipe with texts that are as they should be, before it is deduplicated."""
+    percentile: Annotated[float, Field(gt=0.0, le=100.0)] | None = None
+    """Drop texts above this percentile of the reference's holdout: 99 lets through what is no stranger than 99 % of
+    it."""
+    max_perplexity: PositiveFloat | None = None
+    """Drop texts above this, in place of a percentile."""
+    min_perplexity: NonNegativeFloat = 0.0
+    """Drop texts below this: they say the same again and again."""
+    reference_size: Bytes = 50_000_000
+    """How much of the reference is read, from its beginning: `50 MB`."""
+
+    def faults(self) -> Iterator[str]:
+        if (self.percentile is None) == (self.max_perplexity is None):
+            yield f"give one of percentile and max_perplexity; got {'none' if self.percentile is None else 'both'}"
+
+
+class Classifier(Section):
+    """Drop what a classifier of this pipeline takes for bad, as FineWeb-Edu does with one of its own (arXiv 2406.17557,
+    4). It runs on the CPU."""
+
+    kind: Literal["classifier"]
+    model: Annotated[str, Consumes((ArtifactKind.CLASSIFIER,))] | None = None
+    """A finetune stage of this recipe (task: classification)."""
+    path: Annotated[str | None, LocalFile()] = None
+    """In place of a stage, a folder that one has left (`output` of its artifact), relative to the recipe."""
+    label: str | int
+    """The label that texts shall have."""
+    min_probability: Share = 0.5
+    """What the label must have at least."""
+    max_length: PositiveInt | None = None
+    """Tokens that are read of a text, from its beginning. Default: as many as the model has positions."""
+
+    def faults(self) -> Iterator[str]:
+        if (self.model is None) == (self.path is None):
+            yield f"give one of model and path; got {'none' if self.path is None else 'both'}"
+
+
+Measuring = (
     Repair
     | BadCharacters
     | Unwrap
@@ -163,9 +208,12 @@ Filter = Annotated[
     | GopherRepetition
     | FineWeb
     | Language
-    | PersonalData,
-    Field(discriminator="kind"),
-]
+    | PersonalData
+)
+"""Filters that need nothing but a text."""
+Asking = Perplexity | Classifier
+"""Filters that ask a model of another job."""
+Filter = Annotated[Measuring | Asking, Field(discriminator="kind")]
 Bounds = Length | GopherQuality | GopherRepetition | FineWeb
 """Filters whose fields are all `min_<measure>` or `max_<measure>`."""
 PRESETS: Mapping[str, tuple[str, ...]] = {
@@ -193,6 +241,14 @@ class Quality(Section):
     dry_run: bool = False
     """Count and show what would be dropped or changed, and keep all as it is."""
 
+    @property
+    def perplexity(self) -> Perplexity | None:
+        return next((item for item in self.filters if isinstance(item, Perplexity)), None)
+
+    @property
+    def classifier(self) -> Classifier | None:
+        return next((item for item in self.filters if isinstance(item, Classifier)), None)
+
     def faults(self) -> Iterator[str]:
         if not self.filters:
             yield "filters: is empty; name at least one, or leave quality out"
@@ -203,7 +259,8 @@ class Quality(Section):
         for item in self.filters:
             low_high = [(name, f"max_{name[4:]}") for name in type(item).model_fields if name.startswith("min_")]
             for low, high in low_high:
-                if getattr(item, low) > getattr(item, high, float("inf")):
+                most = getattr(item, high, None)
+                if most is not None and getattr(item, low) > most:
                     yield f"filters: {item.kind}: {low} is above {high}, so nothing can pass"
 
 

@@ -7,15 +7,18 @@ from typing import Any
 from pipelines.errors import DataError, KeyPath
 from pipelines.recipe import paths
 from pipelines.recipe.base import MAKES, ArtifactKind, Consumes, OutsideModel, Reads, Section
+from pipelines.recipe.benchmarks import find_missing_benchmarks
+from pipelines.recipe.circles import find_circles
 from pipelines.recipe.data import CELLS, FILE_KINDS, PACKED, PROSE, Dataset
 from pipelines.recipe.evaluation import REWARD_FUNCTIONS, SCORED, TASKS, EvaluateStage, TaskConfig, task_kind
 from pipelines.recipe.finetune import FinetuneStage
 from pipelines.recipe.fits import find_wrong_launch
-from pipelines.recipe.kinds import made_by
+from pipelines.recipe.kinds import made_by, outside_start
 from pipelines.recipe.mixture import LengthWarmup
 from pipelines.recipe.model_fits import find_wrong_models
 from pipelines.recipe.outline import UNKNOWN, Fault, Outline, given
 from pipelines.recipe.outside import fault_in
+from pipelines.recipe.quality_fits import filters_of, find_wrong_classifiers
 from pipelines.recipe.stages import PpoStage, TokenizerStage
 from pipelines.recipe.task_files import find_task
 from pipelines.recipe.tokenizer import Reference
@@ -28,6 +31,10 @@ def find_wrong_references(outline: Outline, recipe_path: Path) -> Iterator[Fault
     """Everything that does not fit together, of what is understood of a recipe."""
     for name, dataset in outline.data.items():
         yield from _files(name, dataset, recipe_path)
+        for where, item in filters_of(name, dataset):
+            yield from _datasets_named(where, item, outline)
+            yield from _stages_named(where, item, outline)
+        yield from find_wrong_classifiers(name, dataset, recipe_path)
     for name, stage in outline.stages.items():
         at = ("stages", name)
         yield from _stages_named(at, stage, outline)
@@ -45,7 +52,8 @@ def find_wrong_references(outline: Outline, recipe_path: Path) -> Iterator[Fault
                 yield from _task_files(at, stage, recipe_path)
                 yield from _word_files(at, stage, recipe_path)
         yield from _outside_models(at, stage, recipe_path)
-    yield from _circles(outline)
+    yield from find_missing_benchmarks(outline)
+    yield from find_circles(outline)
     yield from find_wrong_models(outline, recipe_path)
     yield from _names(outline)
     yield from find_wrong_launch(outline, recipe_path)
@@ -181,20 +189,6 @@ def _needed(consumes: Consumes) -> str:
     return needed + (" or a function of pipelines/rewards.py" if consumes.or_function else "")
 
 
-def _references(stage: Section, outline: Outline) -> Iterator[tuple[KeyPath, str]]:
-    """(path inside the stage, name) of all stages that a stage consumes, if they make what it needs."""
-    for field, consumes in type(stage).marked(Consumes):
-        value = given(stage, field)
-        steps = enumerate(value) if isinstance(value, tuple) else [(None, value)]
-        for index, name in steps:
-            target = outline.stages.get(name) if isinstance(name, str) else None
-            if target is not None and made_by(name, outline) in (*consumes.kinds, None):
-                yield (field,) if index is None else (field, index), name
-    for index, task in enumerate(given(stage, "tasks") or ()):
-        if isinstance(task, TaskConfig):
-            yield from ((("tasks", index, *path), name) for path, name in _references(task, outline))
-
-
 def _outside_models(at: KeyPath, stage: StageConfig, recipe_path: Path) -> Iterator[Fault]:
     """Folders of models that are not there, or hold none."""
     model = given(stage, "models" if isinstance(stage, EvaluateStage) else "model")
@@ -210,38 +204,7 @@ def _outside_models(at: KeyPath, stage: StageConfig, recipe_path: Path) -> Itera
             yield Fault((*where, "path"), fault)
 
 
-def _starts_outside(name: object, outline: Outline, seen: tuple[object, ...] = ()) -> bool:
-    """Whether the weights of a stage come from a model made elsewhere."""
-    if isinstance(name, OutsideModel):
-        return True
-    stage = outline.stages.get(name) if isinstance(name, str) and name not in seen else None
-    return stage is not None and _starts_outside(given(stage, "model"), outline, (*seen, name))
-
-
-def _circles(outline: Outline) -> Iterator[Fault]:
-    """Each circle of stages once, at the first of its stages."""
-    told: set[str] = set()
-    for start in outline.stages:
-        trail = None if start in told else _trail_back(start, outline)
-        if trail:
-            told.update(name for _, name in trail)
-            names = " -> ".join([start, *(name for _, name in trail)])
-            yield Fault(("stages", start, *trail[0][0]), f"stages need each other in a circle: {names}")
-
-
-def _trail_back(start: str, outline: Outline) -> list[tuple[KeyPath, str]] | None:
-    """The references that lead from a stage back to it."""
-    pending: list[list[tuple[KeyPath, str]]] = [[step] for step in _references(outline.stages[start], outline)]
-    seen: set[str] = set()
-    while pending:
-        trail = pending.pop(0)
-        name = trail[-1][1]
-        if name == start:
-            return trail
-        if name not in seen:
-            seen.add(name)
-            pending += [[*trail, step] for step in _references(outline.stages[name], outline)]
-    return None
+_TAKEN = ("clean-", "contamination-", "model-", "vocabulary-")
 
 
 def _names(outline: Outline) -> Iterator[Fault]:
@@ -253,10 +216,8 @@ def _names(outline: Outline) -> Iterator[Fault]:
         for model in given(stage, "models") or ()
     }
     for name in outline.stage_names:
-        if name.startswith(("data-", "tokens-", "clean-", "model-", "vocabulary-")):
-            taken = next(
-                (start for start in ("clean-", "model-", "vocabulary-") if name.startswith(start)), "data- or tokens-"
-            )
+        if name.startswith(("data-", "tokens-", *_TAKEN)):
+            taken = next((start for start in _TAKEN if name.startswith(start)), "data- or tokens-")
             yield Fault(("stages", name), f"names that start with {taken} are taken; choose another", at_key=True)
         elif name in scored:
             message = f"is also the name of the job that stage '{scored[name]}' makes; choose another"
@@ -266,27 +227,42 @@ def _names(outline: Outline) -> Iterator[Fault]:
 # --- lengths and tasks --------------------------------------------------------------------------------------------
 
 
+def _positions(name: object, outline: Outline) -> int | None:
+    """Most tokens of a row that a stage's model, or one made elsewhere, reads; None where that is not known."""
+    outside = outside_start(name, outline)
+    if outside is not None:
+        return outline.positions_of(outside)
+    return given(outline.model, "max_position_embeddings") or None
+
+
+def _room(name: object, outline: Outline) -> tuple[int, int] | None:
+    """(most new tokens, positions) of a model; where a prompt stands in the same row, it needs one of them."""
+    positions = _positions(name, outline)
+    has_two_rows = made_by(name, outline) in (ArtifactKind.SEQ2SEQ_LM, None)
+    return (positions - (not has_two_rows), positions) if positions else None
+
+
 def _lengths(at: KeyPath, stage: TrainStage, outline: Outline) -> Iterator[Fault]:
-    is_ours = not _starts_outside(at[1], outline)
-    positions = given(outline.model, "max_position_embeddings") if is_ours else None
-    length = given(stage, "max_length")
+    positions, length = _positions(at[1], outline), given(stage, "max_length")
     if positions and length and length > positions:
-        yield Fault((*at, "max_length"), f"{length} is more than the model's max_position_embeddings ({positions})")
+        outside = outside_start(at[1], outline)
+        whose = f"max_position_embeddings ({positions})" if outside is None else f"{positions} positions ({outside})"
+        yield Fault((*at, "max_length"), f"{length} is more than the model's {whose}")
     warmup = given(stage, "length_warmup")
     start = given(warmup, "start") if isinstance(warmup, LengthWarmup) else None
     if positions and start and not length and start >= positions:
         message = f"starts at {start}, and rows have the model's max_position_embeddings ({positions})"
         yield Fault((*at, "length_warmup"), message)
     limit, name = (length, "max_length") if length else (positions, "the model's max_position_embeddings")
-    completion = given(stage, "max_completion_length") if isinstance(stage, PpoStage) else UNKNOWN
+    completion: Any = given(stage, "max_completion_length") if isinstance(stage, PpoStage) else UNKNOWN
     if completion and limit and length is not UNKNOWN and completion >= limit:
         message = f"{completion} leaves no room for a prompt: {name} is {limit}"
         yield Fault((*at, "max_completion_length"), message)
 
 
 def _tasks(at: KeyPath, stage: EvaluateStage, outline: Outline) -> Iterator[Fault]:
-    are_ours = not any(_starts_outside(model, outline) for model in given(stage, "models") or ())
-    positions = given(outline.model, "max_position_embeddings") if are_ours else None
+    rooms = [_room(model, outline) for model in given(stage, "models") or ()]
+    room = min((found for found in rooms if found is not None), default=None)
     tasks = given(stage, "tasks") or ()
     for index, task in enumerate(tasks):
         if not isinstance(task, TaskConfig):
@@ -305,9 +281,8 @@ def _tasks(at: KeyPath, stage: EvaluateStage, outline: Outline) -> Iterator[Faul
         elif dataset is not None and given(dataset, "holdout") == 0:
             yield Fault((*here, "data"), f"'{data}' has holdout: 0, so nothing of it is left to score")
         completion = given(task, "max_completion_length")
-        most = (positions or 0) - (given(outline.model, "architecture") != "encoder_decoder")  # which has two rows
-        if name in ("reward", "seq2seq") and positions and completion and completion > most:
-            message = f"{completion} leaves no room for a prompt: the model's max_position_embeddings is {positions}"
+        if name in ("reward", "seq2seq") and room and completion and completion > room[0]:
+            message = f"{completion} leaves no room for a prompt: the model's max_position_embeddings is {room[1]}"
             yield Fault((*here, "max_completion_length"), message)
         if name:
             yield from _scored(here, name, stage, outline)

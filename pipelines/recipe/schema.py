@@ -5,6 +5,7 @@ from typing import Any
 
 from pipelines.recipe.base import Section
 from pipelines.recipe.docstrings import docstrings
+from pipelines.recipe.quality import PRESETS
 from pipelines.recipe.root import Recipe
 from pipelines.recipe.sections import STAGES, sections_in
 
@@ -60,6 +61,12 @@ _SIZE: Schema = {
         {"type": "string", "pattern": r"^\s*[0-9][0-9_]*(\.[0-9]+)?\s*[kKMGT]?B\s*$", "examples": ["500 MB", "2 GB"]},
     ]
 }
+_SHARE: Schema = {
+    "anyOf": [
+        {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+        {"type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*%\s*$", "examples": ["80%"]},
+    ]
+}
 
 
 def _all_sections() -> list[type[Section]]:
@@ -86,7 +93,8 @@ def _tidied(schema: Any) -> Any:
         return [_tidied(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    out = {key: _tidied(value) for key, value in schema.items() if not (key == "title" and isinstance(value, str))}
+    kept = [(key, value) for key, value in schema.items() if key != "discriminator"]  # of OpenAPI, no word of a schema
+    out = {key: _tidied(value) for key, value in kept if not (key == "title" and isinstance(value, str))}
     if "oneOf" in out:  # of a word and a block only one can fit anyway
         out["anyOf"] = out.pop("oneOf")
     if "$ref" in out and len(out) > 1:
@@ -100,22 +108,35 @@ def _loosen(definitions: Schema) -> None:
         fields = definitions[name]["properties"]
         definitions[name].pop("required", None)
         if name != "EvaluateStage":
-            shares = {"type": "object", "additionalProperties": {"type": "number", "exclusiveMinimum": 0}}
-            fields["data"] = _or_word(shares | {"description": fields["data"].get("description", "")}, "")
+            fields["data"] = _mixture(fields["data"].get("description", ""))
+    for name, field in (("Phase", "start"), ("LengthWarmup", "until")):
+        fields = definitions[name]["properties"]
+        fields[field] = {"description": fields[field]["description"]} | _SHARE
+    fields = definitions["Phase"]["properties"]
+    fields["data"] = _mixture(fields["data"].get("description", ""))
     definitions["ModelConfig"].pop("required", None)
     evaluate, dataset = definitions["EvaluateStage"]["properties"], definitions["Dataset"]["properties"]
     dataset["files"] = _or_item(dataset["files"], {"type": "string"})
     dataset["deduplicate"] = _or_item(dataset["deduplicate"], {"type": "boolean"})
+    dataset["decontaminate"] = _or_item(dataset["decontaminate"], {"enum": ["drop", "tell"]})
     evaluate["models"] = _or_item(evaluate["models"], evaluate["models"]["items"])
     task = {"anyOf": [{"type": "string"}, {"$ref": "#/definitions/TaskConfig"}]}
     evaluate["tasks"] = _or_item(evaluate["tasks"] | {"items": task}, task)
     words = definitions["TaskConfig"]["properties"]["words"]
     definitions["TaskConfig"]["properties"]["words"] = _or_item(words, words["items"])
     _loosen_tokenizer(definitions["TokenizerStage"]["properties"])
+    _loosen_quality(definitions)
     launches = definitions["Launch"]["properties"]["stages"]
     definitions["Launch"]["properties"]["stages"] = _named(
         launches, _or_word({"$ref": "#/definitions/StageLaunch"}, "a launch file")
     )
+
+
+def _mixture(description: str) -> Schema:
+    """One dataset's name, several, or names with shares."""
+    shares = {"type": "object", "additionalProperties": {"type": "number", "exclusiveMinimum": 0}}
+    names = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+    return {"description": description, "anyOf": [{"type": "string"}, names, shares]}
 
 
 def _loosen_tokenizer(fields: Schema) -> None:
@@ -124,6 +145,17 @@ def _loosen_tokenizer(fields: Schema) -> None:
     fields["sweep"] |= {"items": count}
     for name in ("normalizer", "special_tokens", "compare", "sweep"):
         fields[name] = _or_item(fields[name], fields[name]["items"])
+
+
+def _loosen_quality(definitions: Schema) -> None:
+    """A preset, a filter's bare kind, or a list of filters; or these as a field beside others."""
+    filters, quality = definitions["Quality"]["properties"]["filters"], definitions["Dataset"]["properties"]["quality"]
+    blocks = filters["items"]["anyOf"]
+    kinds = [definitions[block["$ref"].rpartition("/")[2]]["properties"]["kind"]["const"] for block in blocks]
+    one = {"anyOf": [{"enum": kinds}, *blocks]}
+    chosen = [{"enum": [*PRESETS, *kinds]}, {"type": "array", "items": one, "minItems": 1}]
+    definitions["Quality"]["properties"]["filters"] = {"description": filters["description"], "anyOf": chosen}
+    definitions["Dataset"]["properties"]["quality"] = quality | {"anyOf": [*chosen, *quality["anyOf"]]}
 
 
 def _named(schema: Schema, entry: Schema) -> Schema:

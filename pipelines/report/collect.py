@@ -6,14 +6,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 
 from pipelines.plan.jobs import Job, Plan
+from pipelines.report.contamination import ContaminationFacts, contamination
+from pipelines.report.datasets import DataFacts, Fact, datasets
+from pipelines.report.mixtures import MixtureFacts, mixtures
 from pipelines.report.tokenizers import TokenizerFacts, tokenizers
 from pipelines.store.artifacts import Artifact, ArtifactStore, Found, survey
 from pipelines.store.durable import write_json
 
-FORMAT = 3
+FORMAT = 4
 """Raise it when the same artifacts would now give another report."""
 NAMES = ("report.json", "report.md", "report.html")
 SETTINGS = (
@@ -34,12 +37,6 @@ SETTINGS = (
 MODELS = ("pretrain", "finetune", "sft", "reward", "dpo", "ppo")
 
 
-class Fact(BaseModel):
-    """One part of a report."""
-
-    model_config = ConfigDict(frozen=True, protected_namespaces=())
-
-
 class StageFacts(Fact):
     """A job, finished or not."""
 
@@ -51,11 +48,11 @@ class StageFacts(Fact):
     """complete | absent | partial | damaged | stale"""
     fingerprint: str
     digest: str | None = None
-    inputs: dict[str, str] = {}
+    inputs: dict[str, str] = Field(default_factory=dict)
     """Role -> name of the job that made it."""
     wall_seconds: float | None = None
     tokens_per_second: float | None = None
-    metrics: dict[str, float | int | str] = {}
+    metrics: dict[str, float | int | str] = Field(default_factory=dict)
     record: str | None = None
     """Folder of its log and metrics.jsonl."""
 
@@ -74,44 +71,6 @@ class ScoreFacts(Fact):
     n: int
     higher_is_better: bool | None
     settings: dict[str, Any]
-
-
-class DataFacts(Fact):
-    """What became of the rows of a dataset."""
-
-    name: str
-    format: str
-    rows_in: int
-    rows_used: int
-    dropped: int
-    """Rows that are not used: unusable, taken out by quality filters, or removed when the dataset was cleaned."""
-    dropped_by_reason: dict[str, int]
-    would_drop: dict[str, int] = {}
-    """What quality filters would take out, were this no dry run, by reason."""
-    left_over: dict[str, int] = {}
-    """Rows of a layout that are in no row of ours, by reason; they are not among the rows in."""
-    changed: int = 0
-    """Rows whose text quality filters changed, or would."""
-    train: int
-    holdout: int
-    bytes: int
-    tokens: int | None
-    """Ids of its training rows, under the tokenizer that was used first."""
-
-
-class UseFacts(Fact):
-    """What one training stage took from one dataset."""
-
-    stage: str
-    data: str
-    share: float
-    rows_in: int | None
-    rows_used: int | None
-    tokens: int | None
-    epochs: float | None = None
-    """Passes over it by the end."""
-    documents_cut: int | None = None
-    """Documents that stand in more than one piece."""
 
 
 class SampleFacts(Fact):
@@ -159,10 +118,11 @@ class Report(Fact):
     scores: list[ScoreFacts]
     lineage: list[Edge]
     data: list[DataFacts]
-    uses: list[UseFacts]
+    mixtures: list[MixtureFacts]
     samples: list[SampleFacts]
-    words: list[WordFacts] = []
-    tokenizers: list[TokenizerFacts] = []
+    words: list[WordFacts] = Field(default_factory=list)
+    tokenizers: list[TokenizerFacts] = Field(default_factory=list)
+    contamination: list[ContaminationFacts] = Field(default_factory=list)
     provenance: dict[str, Any]
     """Of the job that finished last: versions, commit, machine."""
 
@@ -220,10 +180,11 @@ def collect(plan: Plan, store: ArtifactStore) -> Report:
         stages=[_stage(job, found[job.name]) for job in plan.jobs],
         scores=[score for job, artifact in scored for score in _scores(job, artifact)],
         lineage=[Edge(source=item.job, target=job.name, role=role) for job, role, item in edges],
-        data=[_data(plan, job, done) for job, _ in finished if job.kind == "data"],
-        uses=[use for job, artifact in finished for use in _uses(plan, job, artifact)],
+        data=datasets(plan, done),
+        mixtures=mixtures(plan, done, MODELS),
         samples=_unique(sample for job, artifact in scored for sample in _samples(job, artifact)),
         tokenizers=tokenizers(plan, done),
+        contamination=contamination(plan, done),
         words=[word for job, artifact in scored for word in _words(job, artifact)],
         provenance=dict(newest.provenance) if newest else {},
     )
@@ -296,64 +257,3 @@ def _evaluation(artifact: Artifact) -> dict[str, Any]:
 def _unique(samples: Iterable[SampleFacts]) -> list[SampleFacts]:
     """Two evaluate stages may ask the same model the same thing."""
     return list({(sample.stage, sample.kind, sample.prompt): sample for sample in samples}.values())
-
-
-def _data(plan: Plan, job: Job, done: Mapping[str, Artifact]) -> DataFacts:
-    """Of a dataset that is cleaned, what is left after that, once it is done."""
-    clean = plan.by_name.get(f"clean-{job.stage}")
-    last = clean if clean and clean.name in done else job
-    info = json.loads((done[last.name].output / "info.json").read_text(encoding="utf-8"))
-    filtered, is_dry = info.get("filtered", {}), info.get("dry_run", False)
-    dropped = info["dropped"] | ({} if is_dry else filtered) | _removed(last, info.get("removed", {}))
-    return DataFacts(
-        name=job.stage,
-        format=info["format"],
-        dropped=sum(dropped.values()),
-        dropped_by_reason=dropped,
-        would_drop=filtered if is_dry else {},
-        left_over=info.get("left_over", {}),
-        changed=info.get("changed", 0),
-        tokens=_tokens(plan, last, done),
-        **{name: info[name] for name in ("rows_in", "rows_used", "train", "holdout", "bytes")},
-    )
-
-
-def _removed(job: Job, removed: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
-    """Rows that cleaning removed, by reason and by the dataset of today that they are like."""
-    return {
-        f"{reason} of {job.spoken(of)}": count for reason, counts in removed.items() for of, count in counts.items()
-    }
-
-
-def _tokens(plan: Plan, data: Job, done: Mapping[str, Artifact]) -> int | None:
-    """Training tokens of a dataset, from the first tokens job that read it."""
-    for job in plan.jobs:
-        if job.kind == "tokens" and job.name in done and data.name in {item.job for item in job.inputs.values()}:
-            tokens = done[job.name].metrics.get("train_tokens")
-            return int(tokens) if tokens is not None else None
-    return None
-
-
-def _uses(plan: Plan, job: Job, artifact: Artifact) -> list[UseFacts]:
-    """Rows and tokens that a training stage took from each dataset."""
-    if job.kind not in MODELS:
-        return []
-    uses = []
-    for role, share in job.mixture:
-        source = job.inputs[role].job
-        counts = {}
-        for name in ("rows_in", "rows_used", "tokens"):
-            count = artifact.metrics.get(f"source_{source}_{name}")
-            counts[name] = int(count) if isinstance(count, int | float) else None
-        cut, epochs = (artifact.metrics.get(f"source_{source}_{name}") for name in ("documents_cut", "epochs"))
-        uses.append(
-            UseFacts(
-                stage=job.name,
-                data=plan.by_name[source].stage,
-                share=share,
-                epochs=float(epochs) if epochs is not None else None,
-                documents_cut=int(cut) if cut is not None else None,
-                **counts,
-            )
-        )
-    return uses

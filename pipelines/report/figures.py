@@ -30,6 +30,26 @@ def short(number: float | None) -> str:
     return f"{number:.0f}"
 
 
+def count_text(number: int) -> str:
+    """`1,234,567`; `12.3M` from ten millions on."""
+    return f"{number:,}" if number < 10_000_000 else short(number)
+
+
+def size_text(num_bytes: float) -> str:
+    """`870 B`, `1.2 MB`."""
+    figure = short(num_bytes)
+    return f"{figure} B" if figure[-1].isdigit() else f"{figure[:-1]} {figure[-1]}B".replace(" BB", " GB")
+
+
+def share_text(share: float) -> str:
+    """`12.3 %`, `0 %`, `100 %`; neither of these stands for something that only comes near."""
+    if 0 < share < 0.0005:
+        return "< 0.1 %"
+    if 0.9995 <= share < 1:
+        return "> 99.9 %"
+    return f"{100 * share:.1f} %" if 0 < share < 1 else f"{100 * share:.0f} %"
+
+
 def thinned(values: Sequence[float], most: int) -> list[int]:
     """At most so many places of a sequence, first and last among them."""
     if len(values) <= most:

@@ -1,30 +1,23 @@
-"""Curves and maps of a run as inline SVG, readable on light and dark paper. The only module that knows matplotlib."""
+"""Curves and maps of a run."""
 
 import json
-import logging
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from pipelines.report import floor
 from pipelines.report.collect import Report, StageFacts, WordFacts
+from pipelines.report.drawing import BLUE, GREY, ORANGE, SHADES, Plot, figure, legend_above
 from pipelines.report.figures import short, thinned
 from pipelines.report.text import visible
 from pipelines.report.tokenizers import TokenizerFacts
 
-INK = "#010203"
-"""Stands for the page's own text colour, whatever that is."""
-BLUE, ORANGE, GREY = "#4c86c6", "#d9822b", "#8a8f98"
 MARKS = "sD^vP*Xd"
-SHADES = (BLUE, ORANGE, GREY, "#5a9e6f", "#9a6fb0", "#c2607a", "#a58a3c", "#4aa3a8")
 POINTS = 300
-SIZE = (4.6, 2.35)
 MAP_SIZE = (4.6, 3.6)
 FLOOR_TEXTS = 200
 """Texts from which the entropy is known well enough for a line."""
@@ -41,15 +34,6 @@ class Series:
     spread: list[float] | None = None
     """A standard error for each value, drawn as a band."""
     dotted: bool = False
-
-
-@dataclass(frozen=True)
-class Plot:
-    """One picture with its caption."""
-
-    stage: str
-    title: str
-    svg: str
 
 
 def plots(report: Report) -> list[Plot]:
@@ -198,7 +182,7 @@ def _entropy(stage: StageFacts, report: Report) -> float | None:
 
 
 def _svg(series: Sequence[Series], *, xlabel: str, entropy: float | None = None) -> str:
-    with _figure() as (axes, finished):
+    with figure() as (axes, finished):
         for line in series:
             _draw(axes, line)
         if entropy is not None:
@@ -212,7 +196,7 @@ def _svg(series: Sequence[Series], *, xlabel: str, entropy: float | None = None)
 
 
 def _map(words: WordFacts) -> str:
-    with _figure(MAP_SIZE) as (axes, finished), warnings.catch_warnings():
+    with figure(MAP_SIZE) as (axes, finished), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of letters that matplotlib's font lacks; the page's font draws them
         for word, (x, y) in words.points.items():
             axes.plot([x], [y], "o", color=BLUE, markersize=3)
@@ -225,7 +209,7 @@ def _map(words: WordFacts) -> str:
 
 def _sizes(facts: TokenizerFacts) -> str:
     own = facts.vocabularies[0]
-    with _figure() as (axes, finished):
+    with figure() as (axes, finished):
         sizes = [size.vocab_size for size in facts.sweep]
         values = [size.bytes_per_token for size in facts.sweep]
         axes.plot(sizes, values, "o-", color=BLUE, linewidth=1.5, markersize=3.5, label="a part of the text")
@@ -233,16 +217,17 @@ def _sizes(facts: TokenizerFacts) -> str:
             label, colour = visible(one.name), ORANGE if one is own else GREY
             axes.plot([one.vocab_size], [one.bytes_per_token], MARKS[number % len(MARKS)], color=colour, label=label)
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(lambda size, _: short(size))
+        axes.set_xticks(sizes, [short(size) for size in sizes])
+        axes.minorticks_off()
         axes.set_xlabel("entries")
         axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.5)
-        axes.legend(frameon=False, loc="best", handlelength=1.4)
+        legend_above(axes)
         return finished()
 
 
 def _lengths(facts: TokenizerFacts) -> str:
     shown, thick = facts.datasets[:12], 0.8 / len(facts.vocabularies)
-    with _figure() as (axes, finished):
+    with figure() as (axes, finished):
         for number, one in enumerate(facts.vocabularies):
             places = [place + number * thick for place in range(len(shown))]
             values = [one.sources[name].bytes_per_token for name in shown]
@@ -251,43 +236,8 @@ def _lengths(facts: TokenizerFacts) -> str:
         axes.set_yticks([place + 0.4 for place in range(len(shown))], [visible(name) for name in shown])
         axes.invert_yaxis()
         axes.grid(axis="x", color=GREY, alpha=0.25, linewidth=0.5)
-        if len(facts.vocabularies) > 1:
-            axes.legend(frameon=False, loc="best", handlelength=1.0)
+        legend_above(axes)
         return finished()
-
-
-@contextmanager
-def _figure(size: tuple[float, float] = SIZE) -> Iterator[tuple[Any, Callable[[], str]]]:
-    """(axes, what makes them a picture), in our style."""
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it complains of a HOME that it cannot write into
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    style: Any = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "sourdough",
-        "font.family": "sans-serif",
-        "font.size": 9,
-        "axes.edgecolor": GREY,
-        "axes.linewidth": 0.6,
-        "axes.labelcolor": INK,
-        "text.color": INK,
-        "xtick.color": GREY,
-        "ytick.color": GREY,
-        "xtick.labelcolor": INK,
-        "ytick.labelcolor": INK,
-    }
-
-    def finished() -> str:
-        out = StringIO()
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-        return _inline(out.getvalue())
-
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots()
-        axes.spines[["top", "right"]].set_visible(False)
-        yield axes, finished
 
 
 def _draw(axes: Any, line: Series) -> None:
@@ -299,13 +249,3 @@ def _draw(axes: Any, line: Series) -> None:
         low = [value - spread for value, spread in zip(line.values, line.spread, strict=True)]
         high = [value + spread for value, spread in zip(line.values, line.spread, strict=True)]
         axes.fill_between(line.steps, low, high, color=line.colour, alpha=0.2, linewidth=0)
-
-
-def _inline(svg: str) -> str:
-    """The picture as a part of a page: no prolog, no metadata, no fixed size, the page's own ink and font."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r"font: ([0-9.]+px)[^;\"]*", r"font: \1 system-ui, sans-serif", svg)
-    return svg.replace(INK, "currentColor")

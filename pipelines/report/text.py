@@ -10,6 +10,12 @@ def signs(text: str) -> str:
     return text.replace(" ", "·").replace("\t", "⇥").replace("\n", "⏎").replace("\r", "␍")
 
 
+def oneline(text: str, most: int) -> str:
+    """At most so many characters of a text, on one line."""
+    flat = " ".join(text[: 4 * most].split())
+    return flat if len(flat) <= most else f"{flat[: most - 1].rstrip()}…"
+
+
 def visible(text: str) -> str:
     """Control, formatting (bidi among them), private and lone surrogate characters as `⟨U+202E⟩`."""
     return "".join(

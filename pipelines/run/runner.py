@@ -4,7 +4,7 @@ import json
 import shutil
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from pathlib import Path
@@ -70,11 +70,11 @@ class Runner:
         self.store.register(self.links.folder.parent)
         with self._signals.installed():
             self._open_doors([before[name].job for name in reasons])
-            chosen = [job for job in self.plan.jobs if job.name in needed]
-            self._ensure_side_by_side([job for job in chosen if job.kind in LIGHT_KINDS])
-            for job in chosen:
-                if job.kind not in LIGHT_KINDS:
-                    self._ensure(job)
+            for jobs in _waves([job for job in self.plan.jobs if job.name in needed]):
+                if jobs[0].kind in LIGHT_KINDS:
+                    self._ensure_side_by_side(jobs)
+                else:
+                    self._ensure(jobs[0])
         return {name: item.artifact for name, item in self.found.items() if item.artifact}
 
     def _needed(self, targets: Sequence[Job], before: Mapping[str, Found]) -> set[str]:
@@ -235,6 +235,22 @@ class Runner:
             message = f"{job.name}: {outcome['message'].rstrip()}\n  log: {workdir / 'record' / 'log.txt'}"
             raise Failed(message, outcome["outcome"], outcome["exit_code"])
         return outcome
+
+
+def _waves(jobs: Sequence[Job]) -> Iterator[list[Job]]:
+    """All light jobs that are ready together, else one of the others; a dataset's filter may need a trained model.
+    `jobs`: each after those it reads."""
+    left = {job.name: job for job in jobs}
+    while left:
+        wave: list[Job] = []
+        for job in left.values():
+            waits = {item.job for item in job.inputs.values()} & left.keys() - {one.name for one in wave}
+            if job.kind in LIGHT_KINDS and not waits:
+                wave.append(job)
+        wave = wave or [next(iter(left.values()))]
+        yield wave
+        for job in wave:
+            del left[job.name]
 
 
 def ended(job: Job, workdir: Path, status: int, *, asked: bool) -> dict[str, Any]:

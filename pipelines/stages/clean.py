@@ -18,7 +18,7 @@ from pipelines.errors import DataError
 from pipelines.plan.jobs import CleanJob
 from pipelines.stages.base import Metrics, StageContext
 from pipelines.stages.clean_exact import remove_duplicates
-from pipelines.stages.clean_steps import Shards, Step
+from pipelines.stages.clean_steps import Shards, Step, contamination_metrics
 
 SHOWN = 500
 """Characters of a row that was removed or cut."""
@@ -44,7 +44,7 @@ def run(ctx: StageContext) -> Metrics:
     is_cut = bool(config.deduplicate and config.deduplicate.spans)
     info = _info(ctx.inputs["dataset"], verdicts, less, is_cut=is_cut)
     (ctx.output / "info.json").write_text(json.dumps(info, indent=1))
-    return _metrics(info)
+    return _metrics(info) | contamination_metrics(ctx.output)
 
 
 def _steps(config: CleanJob) -> Iterator[Step]:
@@ -54,6 +54,10 @@ def _steps(config: CleanJob) -> Iterator[Step]:
         from pipelines.stages.clean_near import remove_near_duplicates  # numba takes a quarter of a second
 
         yield partial(remove_near_duplicates, format=config.format, config=config.deduplicate)
+    if config.decontaminate:  # in whole texts, of which parts may be cut out after it
+        from pipelines.stages.clean_contamination import remove_contaminated
+
+        yield partial(remove_contaminated, format=config.format, config=config.decontaminate)
     if config.deduplicate and config.deduplicate.spans:
         from pipelines.stages.clean_spans import cut_repeated_spans
 
@@ -117,7 +121,7 @@ def _info(dataset: Path, verdicts: Verdicts, less: int, *, is_cut: bool) -> dict
     return info | {"cut": {"rows": rows, "runs": len(verdicts.cuts), "words": dict(sorted(verdicts.cut_words.items()))}}
 
 
-def _metrics(info: Mapping[str, Any]) -> Metrics:
+def _metrics(info: Mapping[str, Any]) -> dict[str, float | int | str]:
     metrics: dict[str, float | int | str] = {
         name: info[name] for name in ("train_in", "train", "holdout", "rows_in", "rows_used", "bytes")
     }
@@ -141,7 +145,7 @@ def _write_samples(ctx: StageContext, corpus: Corpus, verdicts: Verdicts) -> Non
     ]
     cut = [corpus.own + row for _, row, *_ in verdicts.first_cuts]
     rows = corpus.rows_at({*cut, *(number for _, *pair in some for number in pair if number >= 0)})
-    shown = {number: json.dumps(row, ensure_ascii=False)[:SHOWN] for number, row in rows.items()}
+    shown = {number: _shown(row) for number, row in rows.items()}
     samples = list[dict[str, str]]()
     for code, number, like in some:
         reason, of = verdicts.labels[code]
@@ -156,6 +160,12 @@ def _write_samples(ctx: StageContext, corpus: Corpus, verdicts: Verdicts) -> Non
             for number, (of, _, start, stop) in zip(cut, verdicts.first_cuts, strict=True)
         ]
         _write_lines(ctx.record / "cut.jsonl", runs)
+
+
+def _shown(row: Row) -> str:
+    """Its beginning and its end, where rows of one template may differ."""
+    text = json.dumps(row, ensure_ascii=False)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN // 2]} [...] {text[-SHOWN // 2 :]}"
 
 
 def _write_lines(path: Path, rows: Sequence[Mapping[str, str]]) -> None:

@@ -6,15 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.cleaning.exact import first_with, key_of, keys_array
+from pipelines.cleaning.exact import first_with
 from pipelines.cleaning.verdicts import Verdicts
-from pipelines.data.corpus import Corpus, read_part
-from pipelines.data.formats import CONTENT, Row
+from pipelines.data.corpus import Corpus, read_part, row_keys
 from pipelines.stages.clean_steps import Shards
 
 REASON = "duplicate"
-ANSWERS = {"labelled": "label", "pairs": "target", "prompt": "columns"}
-"""Columns that make two training rows different, and with which a row still is in a holdout that asks the same."""
 
 
 def remove_duplicates(corpus: Corpus, verdicts: Verdicts, shards: Shards, format: str) -> None:
@@ -41,15 +38,5 @@ def _remove(rows: np.ndarray, keys: np.ndarray, wins: np.ndarray, corpus: Corpus
 
 def _part(part: Mapping[str, Any], folder: Path) -> None:
     """keys.npy of a part: of all that rows say, and of what they ask; shape (rows, 4), uint64."""
-    whole, asked = list[bytes](), list[bytes]()
-    for batch in read_part(part):
-        for row in batch:
-            key = key_of(_said(part["format"], row))
-            asked.append(key)
-            answer = ANSWERS.get(part["format"])
-            whole.append(key_of([key.hex(), row[answer]]) if answer else key)
-    np.save(folder / "keys.npy", np.concatenate([keys_array(whole), keys_array(asked)], axis=1))
-
-
-def _said(format: str, row: Row) -> Any:
-    return row["text"] if format == "text" else [row[column] for column in CONTENT[format]]
+    keys = [b"".join(row_keys(part["format"], row)) for batch in read_part(part) for row in batch]
+    np.save(folder / "keys.npy", np.frombuffer(b"".join(keys), np.uint64).reshape(-1, 4))

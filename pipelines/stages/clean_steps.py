@@ -1,5 +1,6 @@
 """What the steps of cleaning share: the corpus they compare in, the verdicts they give, and work in shards."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,3 +26,17 @@ class Shards:
 
 Step = Callable[[Corpus, Verdicts, Shards], None]
 """Removes training rows of the corpus's last source. Its result must not depend on the number of workers."""
+
+CONTAMINATION = "contamination.json"
+"""Of an output: what its rows have of the benchmarks' questions."""
+
+
+def contamination_metrics(output: Path) -> dict[str, float | int | str]:
+    """Of what was written into an output, if it was."""
+    if not (output / CONTAMINATION).exists():
+        return {}
+    facts = json.loads((output / CONTAMINATION).read_text())
+    metrics: dict[str, float | int | str] = {"contaminated": facts["contaminated"]}
+    for task in facts["tasks"]:
+        metrics |= {f"contaminated_{task['task']}": task["documents"], f"found_{task['task']}": task["found"]}
+    return metrics

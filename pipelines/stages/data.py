@@ -1,23 +1,31 @@
 """The data stage: fetch, parse, account for every row, split off the holdout, write parquet; in shards."""
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.data.account import KEPT, Account, Tally, check, digest_of
 from pipelines.data.formats import Row
+from pipelines.data.hub import Split, find
 from pipelines.data.row_writer import RowWriter
 from pipelines.data.shards import grouped, make_shards, place
 from pipelines.data.sources import read, read_builtin, read_holdout
 from pipelines.data.tokens import SPLITS
+from pipelines.errors import DataError
 from pipelines.plan.jobs import DataJob
 from pipelines.recipe.data import Dataset
 from pipelines.stages.base import Metrics, StageContext
 
+if TYPE_CHECKING:
+    from pipelines.cleaning.quality import Quality
+
 TALLY, DROPPED, HELD = "tally.json", "dropped.jsonl", "held.bin"
 """What a part leaves beside its rows: counts, rows that are not used, and digests of the holdout."""
+FETCHED = "fetched"
+"""Where a part keeps the file of the Hub that it reads just now."""
 
 
 def run(ctx: StageContext) -> Metrics:
@@ -46,22 +54,53 @@ def run(ctx: StageContext) -> Metrics:
 
 def _parts(ctx: StageContext, dataset: Dataset) -> Iterator[Path]:
     """Folders of parts in their order: a holdout of its own first, since training gives way to it."""
-    held = [str(path) for path in ctx.job.named_files.values()]
-    files = [path for path in ctx.job.files if path not in held]
-    common = {"dataset": dataset.model_dump(mode="json"), "cache": str(ctx.checkpoints / "hub")}
-    if dataset.files and dataset.limit is None and dataset.layout is None:
-        # What is no file is told by its reader.
-        sizes = [path.stat().st_size if (path := Path(file)).is_file() else 0 for file in files]
-        groups = [[files[number] for number in group] for group in grouped(sizes)]
-    else:
-        groups = [files]
+    named = ctx.job.named_files
+    held = [path for role, path in named.items() if role.startswith("holdout.")]
+    files = [path for path in ctx.job.files if path not in named.values()]
+    cache = ctx.checkpoints / "hub"
+    common: dict[str, Any] = {"dataset": dataset.model_dump(mode="json"), "cache": str(cache)}
+    if ready := _ready(ctx, dataset):
+        common["quality"] = ready
+    found = find(dataset, cache) if dataset.hub else {}
     own: list[Path] = []
     if held or dataset.holdout_split:
-        own = _made(ctx, "holdout", [common | {"split": "holdout", "files": held}])
+        kept = found.get(dataset.holdout_split or "")
+        whole = {"hub": kept.part(range(len(kept.files)))} if kept else {}
+        own = _made(ctx, "holdout", [common | {"split": "holdout", "files": held} | whole])
+        _require_promised(own, kept)
         yield from own
-    split = "train" if own else "both"
-    more = {"held": str(own[0] / HELD)} if own else {}
-    yield from _made(ctx, "rows", [common | {"split": split, "files": group} | more for group in groups])
+    source = found.get(dataset.split)
+    more = {"split": "train" if own else "both"} | ({"held": str(own[0] / HELD)} if own else {})
+    if source:
+        groups: list[dict[str, Any]] = [
+            {"files": [], "hub": source.part(group)} for group in _groups(dataset, source.sizes)
+        ]
+    else:
+        # What is no file is told by its reader.
+        sizes = [path.stat().st_size if (path := Path(file)).is_file() else 0 for file in files]
+        groups = [{"files": [files[number] for number in group]} for group in _groups(dataset, sizes)]
+    made = _made(ctx, "rows", [common | more | group for group in groups])
+    if dataset.limit is None:
+        _require_promised(made, source)
+    yield from made
+
+
+def _groups(dataset: Dataset, sizes: Sequence[int]) -> list[Sequence[int]]:
+    """Numbers of the files of each part. Rows that mean something together, and the first so many, need one part."""
+    if sizes and dataset.limit is None and dataset.layout is None:
+        return list(grouped(sizes))
+    return [range(len(sizes))]
+
+
+def _require_promised(folders: Sequence[Path], source: Split | None) -> None:
+    """Raise DataError where fewer or more rows came from the Hub than the repository's card says."""
+    tallies = [Tally.of_json(json.loads((folder / TALLY).read_text(encoding="utf-8"))) for folder in folders]
+    came = sum(tally.rows_read or tally.rows_in for tally in tallies)
+    if source and source.rows is not None and came != source.rows:
+        raise DataError(
+            f"hub: {source.repo} gave {came:,} rows, and its card says {source.rows:,}; fetch it again, or choose "
+            "another revision"
+        )
 
 
 def _made(ctx: StageContext, name: str, parts: Sequence[Mapping[str, Any]]) -> list[Path]:
@@ -72,30 +111,53 @@ def _made(ctx: StageContext, name: str, parts: Sequence[Mapping[str, Any]]) -> l
 def _part(part: Mapping[str, Any], folder: Path) -> None:
     """The rows of some files, or of a source that has no parts."""
     dataset = Dataset.model_validate_json(json.dumps(part["dataset"]))
-    account = Account(dataset, folder / DROPPED)
+    account = Account(dataset, folder / DROPPED, _judge(part, dataset))
     train, kept = (RowWriter(folder, split, dataset.format) for split in SPLITS)
     with account, train, kept:
         splits = {"train": train, "holdout": kept}
         for split, row in _split_rows(part, dataset, account, folder):
             splits[split].append(row)
+    shutil.rmtree(folder / FETCHED, ignore_errors=True)
     tally = account.tally
     tally.train, tally.holdout, tally.bytes = train.rows, kept.rows, train.bytes + kept.bytes
     (folder / TALLY).write_text(json.dumps(tally.as_json(), default=str))
 
 
+def _ready(ctx: StageContext, dataset: Dataset) -> Mapping[str, Any]:
+    """What quality filters take from elsewhere."""
+    if dataset.quality is None or not (dataset.quality.perplexity or dataset.quality.classifier):
+        return {}
+    from pipelines.stages.quality_models import prepare
+
+    return prepare(ctx, dataset.quality)
+
+
+def _judge(part: Mapping[str, Any], dataset: Dataset) -> "Quality | None":
+    if dataset.quality is None:
+        return None
+    from pipelines.cleaning.quality import Quality  # numba takes a quarter of a second, and most data need none
+
+    if "quality" not in part:
+        return Quality(dataset.quality)
+    from pipelines.stages.quality_models import judges
+
+    return Quality(dataset.quality, judges(part["quality"]))
+
+
 def _split_rows(part: Mapping[str, Any], dataset: Dataset, account: Account, folder: Path) -> Iterator[tuple[str, Row]]:
     """(split, row) of every usable row."""
-    files, cache = [Path(path) for path in part["files"]], Path(part["cache"])
+    files, source = [Path(path) for path in part["files"]], part.get("hub")
+    cache = folder / FETCHED if source else Path(part["cache"])
     if part["split"] == "holdout":
         # What others measure on stays whole.
         with (folder / HELD).open("wb") as held:
-            for row, shown in account.usable(read_holdout(dataset, files, cache), is_filtered=False):
+            for row, shown in account.usable(read_holdout(dataset, files, cache, source), is_filtered=False):
                 held.write(digest_of(shown))
                 yield "holdout", row
     elif part["split"] == "train":
         digests = Path(part["held"]).read_bytes()
         seen = {digests[at : at + 16] for at in range(0, len(digests), 16)}
-        for row, _ in account.usable(read(dataset, files, cache), seen, "also_in_holdout"):
+        for row, _ in account.usable(read(dataset, files, cache, source), seen, "also_in_holdout"):
             yield "train", row
     elif dataset.builtin:
         # The world keeps its own facts apart, so its own split stands.
@@ -106,7 +168,7 @@ def _split_rows(part: Mapping[str, Any], dataset: Dataset, account: Account, fol
         for row, _ in account.usable(read_holdout(dataset, files, cache) if dataset.holdout else iter(()), seen):
             yield "holdout", row
     else:
-        for row, shown in account.usable(read(dataset, files, cache)):
+        for row, shown in account.usable(read(dataset, files, cache, source)):
             # Several pairs answer one prompt: all of them stand on one side.
             key = json.dumps(row["prompt"]) if dataset.layout and dataset.format == "preference" else shown
             share = int.from_bytes(digest_of(key)[:8]) / 2**64

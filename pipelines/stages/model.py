@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from tokenizers import Tokenizer, processors
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
-from custom_models.stock import from_stock
+from custom_models.stock import NotFinite, from_stock
 from custom_models.stock_fields import NoPlace
 from pipelines.data.chat import INFO, TEMPLATE, TOKENIZER
 from pipelines.data.sources import fetched
@@ -46,6 +46,8 @@ def run(ctx: StageContext) -> Metrics:
         raise DataError(f"{source}: its weights cannot be read ({error}); fetch them again") from None
     except StrictDataclassError as error:
         raise DataError(f"{source}: config.json: {' '.join(str(error).split())}") from None
+    except NotFinite as error:
+        raise DataError(f"{source}: weights {error}; it is damaged, or its training went wrong") from None
     except (NoPlace, OSError, ValueError) as error:
         reasons = error.reasons if isinstance(error, NoPlace) else [str(error).splitlines()[0]]
         raise DataError(

@@ -13,6 +13,7 @@ from pipelines.recipe.stages import PpoStage
 from pipelines.rewards import REWARDS
 from pipelines.stages.base import Metrics, StageContext
 from pipelines.training.arguments import training_arguments
+from pipelines.training.drawn import write_examples
 from pipelines.training.inputs import (
     Tokens,
     causal_lm,
@@ -48,7 +49,7 @@ def run(ctx: StageContext) -> Metrics:
         PromptRows(tables, most_tokens=most_tokens)
         for tables in ([source.train for source in mix], [source.holdout for source in mix])
     )
-    counts = rows.check([source.name for source in mix], max_dropped=config.max_dropped)
+    counts = _counts(ctx, config, rows, [source.name for source in mix])
     order = mixed(rows.sizes, [source.share for source in mix], ctx.job.seed)
     steps_per_pass = config.rollout_batch_size // config.global_batch_size
     args = training_arguments(
@@ -76,6 +77,13 @@ def run(ctx: StageContext) -> Metrics:
     metrics = finish(ctx, trainer, policy, clock)
     before = {f"{name}_before": value for name, value in before.items() if name != "holdout_rows"}
     return {**metrics, **before, **_course(ctx, speaks=args.process_index == 0), **counts}
+
+
+def _counts(ctx: StageContext, config: PpoStage, rows: PromptRows, names: Sequence[str]) -> dict[str, float]:
+    """Metrics of what becomes of the prompts, and how often the run goes over them."""
+    counts, rollouts = rows.check(names, max_dropped=config.max_dropped), int(config.duration.amount)
+    taken = rollouts * config.rollout_batch_size
+    return {**counts, **write_examples(ctx, names, rows.sizes, rows=taken, steps=rollouts)}
 
 
 def _room_for_prompts(config: PpoStage, max_length: int) -> int:

@@ -37,6 +37,7 @@ def run(ctx: StageContext) -> Metrics:
     objective = objective_of(config, model, tokens, mix, max_length=max_length, seed=seed_of(ctx))
     rows = objective.rows
     course = course_of(config, rows, mix, seed_of(ctx))
+    course.write(ctx, mix)
     noise = objective.noise or _short_contexts(config, max_length, course.steps)
     check_batch(model, rows, course.order(np.arange(config.global_batch_size)).tolist())
     trainer = PretrainTrainer(

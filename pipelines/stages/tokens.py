@@ -19,6 +19,8 @@ from pipelines.stages.base import Metrics, StageContext
 
 CHECKED = 100
 """Rows of each split, in each shard, that are decoded again before they are written."""
+LENGTHS = "lengths.json"
+"""Of the record: a histogram of the training rows by their tokens."""
 SIZE = "size.json"
 """Of a shard: bytes of its texts."""
 PLAIN: Mapping[str, Mapping[str, str]] = {
@@ -43,7 +45,10 @@ def run(ctx: StageContext) -> Metrics:
     folders = make_shards(_part, parts, ctx.checkpoints / "parts", engine=ctx.launch.engine, workers=ctx.launch.workers)
     merge(folders, ctx.output, format=config.format, vocab_size=ChatRenderer.load(tokenizer).vocab_size)
     size = sum(json.loads((folder / SIZE).read_text())["bytes"] for folder in folders)
-    return _metrics(ctx.output, config.format, size)
+    lengths: dict[str, np.ndarray] = {split: row_lengths(TokenTable.open(ctx.output, split)) for split in SPLITS}
+    ctx.record.mkdir(parents=True, exist_ok=True)
+    (ctx.record / LENGTHS).write_text(json.dumps(histogram(lengths["train"])))
+    return _metrics(ctx.output, config.format, size, lengths)
 
 
 def _part(part: Mapping[str, Any], folder: Path) -> None:
@@ -59,7 +64,7 @@ def _part(part: Mapping[str, Any], folder: Path) -> None:
                 check_row(renderer, format, batch[place], row)
             checked[split] += len(batch)
             writer.append(split, encoded)
-            size += sum(num_bytes(format, row) for row in batch)
+            size += sum(encoded["num_bytes"] if format == "text" else (num_bytes(format, row) for row in batch))
     writer.close()
     (folder / SIZE).write_text(json.dumps({"bytes": size}))
 
@@ -159,25 +164,35 @@ def _turns(renderer: ChatRenderer, ids: Sequence[int]) -> list[str]:
     return ["" if renderer.changes_text else renderer.decode(turn).strip() for turn in turns if turn]
 
 
-def _metrics(folder: Path, format: str, size: int) -> Metrics:
+def _metrics(folder: Path, format: str, size: int, lengths: Mapping[str, np.ndarray]) -> Metrics:
     tables = {split: TokenTable.open(folder, split) for split in SPLITS}
     kind = {"label_kind": label_kind_of([*tables.values()])} if format == "labelled" else {}
     tokens = sum(table.tokens for table in tables.values())
-    lengths = np.concatenate([row_lengths(table) for table in tables.values()])
+    both = np.concatenate([*lengths.values()])
     metrics: dict[str, float | int | str] = {
-        "rows": len(lengths),
+        "rows": len(both),
         "train_rows": len(tables["train"]),
         "train_tokens": tables["train"].tokens,
         "holdout_rows": len(tables["holdout"]),
         "tokens": tokens,
         "bytes": size,
         "bytes_per_token": round(size / max(1, tokens), 4),
-        "longest": int(lengths.max(initial=0)),
-        "empty_rows": int((lengths == 0).sum()),
+        "longest": int(both.max(initial=0)),
+        "empty_rows": int((both == 0).sum()),
     }
     for percent in (50, 90, 99):
-        metrics[f"p{percent}_tokens"] = int(np.percentile(lengths, percent)) if len(lengths) else 0
+        metrics[f"p{percent}_tokens"] = int(np.percentile(both, percent)) if len(both) else 0
     return metrics | kind
+
+
+def histogram(lengths: np.ndarray) -> dict[str, list[int]]:
+    """Rows by their tokens, four bins to each doubling: `edges` (n + 1) and `rows` (n); a row without tokens counts as
+    one token long."""
+    longest = max(2, int(lengths.max(initial=0)))
+    edges = np.unique(np.round(2 ** (np.arange(4 * int(np.ceil(np.log2(longest + 1))) + 1) / 4)).astype(np.int64))
+    edges = edges[: int(np.searchsorted(edges, longest, side="right")) + 1]
+    rows, _ = np.histogram(lengths.clip(1), edges)
+    return {"edges": edges.tolist(), "rows": rows.tolist()}
 
 
 def row_lengths(table: TokenTable) -> np.ndarray:

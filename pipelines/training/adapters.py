@@ -125,6 +125,9 @@ def _lora_config(config: PeftConfig, targets: list[str]) -> LoraConfig:
 
 def _inject(model: PreTrainedModel, config: LoraConfig) -> None:
     inject_adapter_in_model(config, model, adapter_name=NAME)
+    for parameter in model.parameters():
+        if parameter.requires_grad:  # peft gives it the type in which a base of four bits computes
+            parameter.data = parameter.data.float()
     del model.peft_config  # it would change what save_pretrained writes
 
 

@@ -2,6 +2,7 @@
 to the same bits, and nothing non-finite is ever applied or saved."""
 
 import functools
+import os
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -107,6 +108,8 @@ class ExactTrainerMixin(_Base):
             "ref_model": ref_model,
         }
         given = {name: value for name, value in optional.items() if value is not None}
+        if args.device.type != "cpu":
+            use_same_kernels()
         before = [(parameter, parameter.data) for parameter in model.parameters() if parameter.requires_grad]
         super().__init__(model=model, args=args, train_dataset=train_dataset, **given)
         for parameter, data in before:
@@ -289,6 +292,14 @@ class ExactTrainerMixin(_Base):
             )
         if self.exact.best is not None:
             self.exact.best.restore(self.model)
+
+
+def use_same_kernels() -> None:
+    """On a GPU sums are added up in whatever order threads come, unless the kernels that do not are asked for. An
+    operation that has none stops with an error that names it (warn_only=True would leave attention as it is)."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it would write all memory twice
 
 
 class _Flow(TrainerCallback):

@@ -1,10 +1,14 @@
 """A finished model as a folder of its own: in a class of transformers that every tool reads, or in ours with code."""
 
+import glob
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +65,13 @@ def export_model(
     whose it is. ArtifactError where `target` holds anything that no export wrote."""
     disable_progress_bar()
     require_replaceable(target)
+    with _fresh_folder(target) as fresh:
+        return _export(source, target, fresh, stock=stock, facts=facts, base=base)
+
+
+def _export(
+    source: Path, target: Path, fresh: Path, *, stock: bool, facts: Mapping[str, Any], base: Path | None
+) -> Exported:
     register_own_code([base or source])
     model = _opened(source, base).eval()
     auto_class = _auto_class(type(model).__name__)
@@ -68,42 +79,76 @@ def export_model(
     if stock and exported.can_generate() and model.config.is_encoder_decoder:
         # transformers makes a cache for as many layers as a T5's encoder has
         exported.generation_config.use_cache = model.config.num_hidden_layers <= model.config.num_encoder_layers
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(fresh, ignore_errors=True)
-    try:
-        exported.save_pretrained(fresh)
-        for name in TOKENIZER_FILES:
-            if (source / name).exists():
-                shutil.copyfile(source / name, fresh / name)
-        _mark(fresh, model)
-        difference = _difference(model, fresh, type(exported), auto_class)
-        files = sorted(path.relative_to(fresh).as_posix() for path in fresh.rglob("*") if path.is_file())
-        write_json(fresh / MARK, {**facts, "class": type(exported).__name__, "files": files})
-        sync_tree(fresh)
-        _replace(target, fresh)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+    exported.save_pretrained(fresh)
+    for name in TOKENIZER_FILES:
+        if (source / name).exists():
+            shutil.copyfile(source / name, fresh / name)
+    _mark(fresh, model)
+    difference = _difference(model, fresh, type(exported), auto_class)
+    files = sorted(path.relative_to(fresh).as_posix() for path in fresh.rglob("*") if path.is_file())
+    write_json(fresh / MARK, {**facts, "class": type(exported).__name__, "files": files})
+    sync_tree(fresh)
+    _replace(target, fresh)
     lost = left_out(model.config, type(exported).__name__) if stock else []
     return Exported(type(exported).__name__, difference, lost)
 
 
 def require_replaceable(target: Path) -> None:
     """ArtifactError unless there is nothing, an empty folder, or an earlier export and nothing else."""
+    if Path.cwd().is_relative_to(target.resolve()):
+        raise ArtifactError(f"{target}: a folder that you stand in cannot be replaced; name a new one")
     if not target.exists() and not target.is_symlink():
         return
     if target.is_symlink() or not target.is_dir():
         raise ArtifactError(f"{target}: is no folder; choose another one to export to")
-    found = {path.relative_to(target).as_posix() for path in target.rglob("*") if not path.is_dir()}
     try:
         written = {MARK, *json.loads((target / MARK).read_text(encoding="utf-8"))["files"]}
     except (OSError, ValueError, KeyError, TypeError):
         written = set()
-    if others := sorted(found - written):
-        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+    found = (path.relative_to(target).as_posix() for path in target.rglob("*") if not path.is_dir())
+    if others := sorted(islice((name for name in found if name not in written), 4)):  # there may be millions
+        more = ", ..." if len(others) > 3 else ""
         raise ArtifactError(
             f"{target}: holds what no export wrote ({', '.join(others[:3])}{more}); choose an empty or a new folder"
         )
+
+
+@contextmanager
+def _fresh_folder(target: Path) -> Iterator[Path]:
+    """An empty folder beside the target, gone again at the end; those that a killed export left go with it."""
+    fresh = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+    except OSError as error:
+        message = f"{target}: nothing can be written there ({error.strerror}); choose another folder"
+        raise ArtifactError(message) from None
+    try:
+        yield fresh
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        for left in _left_behind(target):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _left_behind(target: Path) -> Iterator[Path]:
+    """Folders of exports to this target whose process is no more. What it replaced stays until there is another."""
+    for path in target.parent.glob(f".{glob.escape(target.name)}.*"):
+        found = re.fullmatch(r"\.([0-9]+)\.(tmp|old)", path.name.removeprefix(f".{target.name}"))
+        is_spare = found is not None and (found[2] == "tmp" or target.exists())
+        if found and is_spare and path.is_dir() and not path.is_symlink() and not _runs(int(found[1])):
+            yield path
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _opened(source: Path, base: Path | None) -> PreTrainedModel:

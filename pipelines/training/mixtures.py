@@ -10,9 +10,11 @@ import numpy as np
 
 from pipelines.data.collate import PackedRows
 from pipelines.data.mixing import Phase, PhasedMixture
-from pipelines.data.schedule import Order, Turns, mixed
+from pipelines.data.schedule import Order, mixed
 from pipelines.recipe.stages import PretrainStage
+from pipelines.stages.base import StageContext
 from pipelines.training.arguments import num_steps
+from pipelines.training.drawn import Part, one_part, write_mixture
 from pipelines.training.inputs import Source
 
 
@@ -38,8 +40,28 @@ class Course:
 
     order: Order
     steps: int
-    taken: tuple[int, ...]
-    """Rows of each dataset in the whole run."""
+    parts: tuple[Part, ...]
+    starts: tuple[float, ...]
+    """Of the phases: shares of the run before them."""
+    tokens_per_row: tuple[float, ...]
+    """Of each dataset, in the mean."""
+
+    @property
+    def taken(self) -> tuple[int, ...]:
+        """Rows of each dataset in the whole run."""
+        return tuple(sum(rows) for rows in zip(*(part.rows for part in self.parts), strict=True))
+
+    def write(self, ctx: StageContext, mix: Sequence[Source]) -> None:
+        """Beside the plan, into the record of the job."""
+        planned = list(zip(*(source.shares for source in mix), strict=True))
+        write_mixture(
+            ctx,
+            self.parts,
+            planned=planned,
+            starts=self.starts,
+            tokens_per_row=self.tokens_per_row,
+            steps=self.steps,
+        )
 
     def metrics(self, rows: PackedRows, mix: Sequence[Source]) -> dict[str, Any]:
         """Documents and tokens of each dataset, and how often the run went over them."""
@@ -56,9 +78,9 @@ class Course:
 
 def course_of(config: PretrainStage, rows: PackedRows, mix: Sequence[Source], seed: int) -> Course:
     """DataError where the caps leave fewer rows than the run takes."""
-    means = [float(rows.lengths[a:b].mean()) for a, b in pairwise(np.cumsum([0, *rows.sizes]))]
+    means = tuple(float(rows.lengths[a:b].mean()) for a, b in pairwise(np.cumsum([0, *rows.sizes])))
     phases = [_row_shares(shares, means) for shares in zip(*(source.shares for source in mix), strict=True)]
-    starts = [0.0, *(phase.start for phase in config.phases)]
+    starts = (0.0, *(phase.start for phase in config.phases))
     steps = num_steps(
         config.duration,
         rows=len(rows),
@@ -77,8 +99,9 @@ def course_of(config: PretrainStage, rows: PackedRows, mix: Sequence[Source], se
         firsts = [round(start * steps) * config.global_batch_size for start in starts]
         parts = [Phase(first, shares) for first, shares in zip(firsts, phases, strict=True)]
         phased = PhasedMixture(rows.sizes, parts, seed, length=length, caps=caps)
-        return Course(phased, steps, phased.taken())
-    return Course(mixed(rows.sizes, phases[0], seed), steps, tuple(Turns(phases[0]).before(length)))
+        taken = tuple(Part(phase, start / length, drawn) for phase, start, drawn in phased.parts())
+        return Course(phased, steps, taken, starts, means)
+    return Course(mixed(rows.sizes, phases[0], seed), steps, (one_part(phases[0], length),), starts, means)
 
 
 def _row_shares(shares: Sequence[float], means: Sequence[float]) -> tuple[float, ...]:

@@ -17,6 +17,7 @@ from pipelines.stages.base import StageContext
 from pipelines.training.adapters import num_trainable, save_adapter
 from pipelines.training.arguments import num_steps
 from pipelines.training.best import Best
+from pipelines.training.drawn import write_examples
 from pipelines.training.exact import Exact, ExactTrainerMixin
 from pipelines.training.holdout import FirstRows
 from pipelines.training.inputs import Source, check_batch, identity, longest, sources
@@ -53,8 +54,8 @@ class Examples:
 
     rows: Any
     held_out: FirstRows
-    counts: Mapping[str, int]
-    """Metrics of what became of the rows."""
+    counts: Mapping[str, float]
+    """Metrics of what became of the rows, and how often the run goes over them."""
     schedule: Order
     steps: int
 
@@ -72,7 +73,10 @@ def examples_of(ctx: StageContext, model: PreTrainedModel, rows_of: Callable[...
     counts = _checked_counts(rows.counts, mix, config, max_length)
     schedule, steps = _schedule(ctx, rows, mix)
     check_batch(model, rows, schedule(np.arange(config.global_batch_size)).tolist())
-    return Examples(rows, FirstRows(held_out), counts, schedule, steps)
+    drawn = write_examples(
+        ctx, [source.name for source in mix], rows.sizes, rows=steps * config.global_batch_size, steps=steps
+    )
+    return Examples(rows, FirstRows(held_out), counts | drawn, schedule, steps)
 
 
 def _schedule(ctx: StageContext, rows: Any, mix: Sequence[Source]) -> tuple[Order, int]:

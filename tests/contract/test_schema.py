@@ -127,6 +127,7 @@ def test_every_shipped_recipe_validates_and_names_the_schema(name: str) -> None:
         (lambda it: it["stages"]["pretrain"].update(learning_rate=0), ".stages.pretrain.learning_rate: exclusiveMin"),
         (lambda it: it["data"]["village"].update(holdot=0), ".data.village.holdot: unknown"),
         (lambda it: it["model"].update(style="lama"), ".model.style: enum"),
+        (lambda it: it["data"]["village"].update(quality="wbe"), ".data.village.quality: enum"),
     ],
 )
 def test_an_editor_sees_the_mistakes_that_one_place_shows(change: Any, fault: str) -> None:
@@ -147,6 +148,11 @@ def test_an_editor_sees_the_mistakes_that_one_place_shows(change: Any, fault: st
         lambda it: it["stages"]["tokenizer"].update(max_bytes="2 GB"),
         lambda it: it["stages"]["tokenizer"].update(sweep=["4k", 8000], normalizer="nfc", compare={"hub": "org/name"}),
         lambda it: it["stages"]["pretrain"].update(duration="600M tokens", data={"village": 1}),
+        lambda it: it["stages"]["pretrain"].update(phases=[{"start": "80%", "data": ["village", "more"]}]),
+        lambda it: it["stages"]["pretrain"].update(length_warmup={"start": 16, "until": "20%"}),
+        lambda it: it["data"]["village"].update(quality="web"),
+        lambda it: it["data"]["village"].update(quality=["repair", {"kind": "length", "min_words": 9}]),
+        lambda it: it["data"]["village"].update(quality={"filters": "repair", "dry_run": True}),
         lambda it: [it.pop(key) for key in ("name", "data", "model")] and it.update(extends="demo.yaml"),
     ],
 )

@@ -66,7 +66,7 @@ def test_2_every_path_gives_the_same_ids(tokenizer: Path) -> None:
     )
     chat = theirs.apply_chat_template(TURNS, return_dict=True)["input_ids"]
     string = theirs.apply_chat_template(TURNS, tokenize=False)
-    assert ours.document(text)[:-1] == ours.documents([text])[0][:-1] == theirs(text).input_ids
+    assert ours.document(text)[:-1] == ours.documents([text]).tolist()[0][:-1] == theirs(text).input_ids
     assert ours.conversation(TURNS)[0] == chat == theirs(string, add_special_tokens=False).input_ids
     prompt, chosen, _ = ours.pair(TURNS[:1], TURNS[1:], TURNS[1:])
     assert prompt + chosen == chat

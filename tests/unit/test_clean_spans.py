@@ -55,6 +55,16 @@ def test_runs_side_by_side_from_two_texts_are_cut_once_each() -> None:
     assert found_in([one, two, f"x {one} {two} y"], 50) == [(2, 1, 56, 0), (2, 56, 126, 1)]
 
 
+def test_a_run_that_is_found_in_two_texts_is_cut_as_far_as_either_has_it() -> None:
+    """Whichever of them its fingerprints lead to first."""
+    for number in range(40):
+        whole = prose(number, 120).split()
+        part = [*prose(900, 10).split(), *whole[5:60], *prose(901, 60).split()]
+        texts = [" ".join(words) for words in (part, whole, [*prose(902, 3).split(), *whole, "end"])]
+        covered = {word for row, start, stop, _ in found_in(texts, 50) if row == 2 for word in range(start, stop)}
+        assert covered == {*range(3, 123)}
+
+
 def test_a_cut_takes_the_white_space_behind_it_and_spares_the_characters_around() -> None:
     text = "Äpfel und\n\nNüsse  und Birnen.\n\nEnde… 👍"
     assert spans.without(text, [(2, 5)]) == "Äpfel und\n\nEnde… 👍"

@@ -60,7 +60,7 @@ def test_plan_lists_every_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert jobs["sft"]["kind"] == "sft" and jobs["sft"]["state"] == "new" and jobs["sft"]["reason"] == ""
     assert jobs["pretrain"]["estimate"]["parameters"] > 300 * 16
     assert jobs["pretrain"]["estimate"]["tokens"] == 4 * 8 * 128
-    assert "estimate" not in jobs["tokenizer"]
+    assert jobs["tokenizer"]["estimate"]["core_seconds"] > 0 and "estimate" not in jobs["evaluate-sft"]
 
 
 def test_data_then_plan_then_a_change(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -245,3 +245,34 @@ def test_quality_filters_count_what_they_take_and_change(tmp_path: Path) -> None
 def test_filters_that_nothing_passes_stop_the_job(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nothing passes the filters \(quality_length 50\)"):
         run_data(tmp_path / "d", [numbered(tmp_path / "a.jsonl", 50)], quality="length")
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([1, 2, "1", "2"], r'two ways, 1 \(.*a.jsonl:1\) and "1" \(.*a.jsonl:3\); write it in one\none label'),
+        (["a", "b", " a", "a "], r'"a" \(.*a.jsonl:1\) and " a" \(.*a.jsonl:3\); write it in one$'),
+        ([True, "true"], r'true \(.*a.jsonl:1\) and "true" \(.*a.jsonl:2\); write it in one$'),
+        ([["x", 1], ["1 "]], r'1 \(.*a.jsonl:1\) and "1 " \(.*a.jsonl:2\); write it in one$'),
+        ([1, 2, "other", "A", "a", " b", None], None),
+        ([["x", "y"], [], ["y"]], None),
+        ([1.0, 1.5, -2.0], None),
+    ],
+)
+def test_one_label_written_in_two_ways_is_told_with_both_rows(labels: list[Any], message: str, tmp_path: Path) -> None:
+    rows = [{"text": f"{number}", "is": {"y": label}} for number, label in enumerate(labels)]
+    data = {"format": "labelled", "columns": {"label": "is.y"}, "holdout": 0.0, "max_dropped": 0.5}
+    if message is None:
+        _, metrics = run_data(tmp_path / "d", [write_jsonl(tmp_path / "a.jsonl", rows)], **data)
+        assert metrics["rows_used"] == len([label for label in labels if label is not None])
+        return
+    with pytest.raises(DataError, match=message):
+        run_data(tmp_path / "d", [write_jsonl(tmp_path / "a.jsonl", rows)], **data)
+
+
+def test_a_holdout_of_its_own_writes_labels_as_training_does(tmp_path: Path) -> None:
+    for name, label in (("a", "1"), ("b", 1)):
+        write_jsonl(tmp_path / f"{name}.jsonl", [{"text": name, "label": label}])
+    with pytest.raises(DataError, match=r'1 \(.*b.jsonl:1\) and "1" \(.*a.jsonl:1\); write it in one'):
+        held = (str(tmp_path / "b.jsonl"),)
+        run_data(tmp_path / "d", [tmp_path / "a.jsonl"], format="labelled", holdout_files=held)

@@ -292,7 +292,7 @@ def texts(folder: Path, rows: list[str], subject: Subject) -> Path:
 def test_bits_per_byte_are_those_of_whole_documents_without_their_end(subject, tmp_path):
     rows = ["Today Mia is in the garden.", "Tom has a red drum. He goes to the mill.", "Ö"]
     (row,) = score_bits(subject, TaskConfig(name="bits_per_byte", data="t"), texts(tmp_path / "t", rows, subject))
-    nats = [by_hand(subject, document[:1], document[1:-1]) for document in subject.tokens.documents(rows)]
+    nats = [by_hand(subject, document[:1], document[1:-1]) for document in subject.tokens.documents(rows).tolist()]
     assert row["value"] == pytest.approx(-sum(nats) / math.log(2) / len("".join(rows).encode()), abs=1e-5)
     assert (row["n"], row["bytes"], row["higher_is_better"]) == (3, len("".join(rows).encode()), False)
     assert row["stderr"] > 0

@@ -1,6 +1,8 @@
 """A finished stage leaves as a folder that transformers reads without our code, or with it, and never over others."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -200,6 +202,36 @@ def test_nothing_is_left_of_an_export_that_fails(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         export_model(source, tmp_path / "out", stock=True, facts={})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+
+
+def test_what_a_killed_export_left_goes_with_the_next_one(tmp_path: Path) -> None:
+    source = tiny_model(tmp_path / "source")
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    old = tmp_path / f".out.{ended.pid}.old"
+    for left in (tmp_path / f".out.{ended.pid}.tmp", old, tmp_path / f".out.{os.getppid()}.tmp", tmp_path / ".out.me"):
+        (left / "below").mkdir(parents=True)
+    (source / "tokenizer.json").rename(source / "kept.json")
+    (source / "tokenizer.json").mkdir()
+    with pytest.raises(IsADirectoryError):
+        export_model(source, tmp_path / "out", stock=True, facts={})
+    assert old.exists(), "what the killed one had taken away is all there is"
+    (source / "tokenizer.json").rmdir()
+    (source / "kept.json").rename(source / "tokenizer.json")
+    export_model(source, tmp_path / "out", stock=True, facts={})
+    left = {path.name for path in tmp_path.iterdir()} - {"source", "out"}
+    assert left == {f".out.{os.getppid()}.tmp", ".out.me"}, "a living process', and nobody's"
+
+
+@pytest.mark.parametrize("to", ["/", ".", "..", "/proc/x", "/proc/x/y"])
+def test_a_place_where_no_folder_can_be_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], to: str
+) -> None:
+    recipe = finished(tmp_path)
+    capsys.readouterr()
+    assert export(recipe, to=to) == 3
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and re.match(rf"{to}: (nothing can be written|a folder that you stand in)", told), told
 
 
 def test_a_stock_export_is_read_by_transformers_as_its_class(tmp_path: Path) -> None:

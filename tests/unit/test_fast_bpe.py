@@ -8,7 +8,7 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from pipelines.data.chat import ChatRenderer
-from pipelines.data.fast_bpe import FastBpe
+from pipelines.data.fast_bpe import BEGIN, END, FastBpe
 from pipelines.stages.tokenizer_families import byte_level_bpe as train
 
 TEXTS = [
@@ -44,6 +44,19 @@ def test_all_texts_get_the_ids_of_the_tokenizer() -> None:
     assert fast.encode(texts, num_threads=1) == expected
     assert fast.encode(texts, num_threads=2) == expected
     assert fast.agrees(tokenizer, texts)
+
+
+def test_texts_are_encoded_as_if_alone_however_they_are_joined() -> None:
+    tokenizer = trained()
+    fast = FastBpe.of(tokenizer)
+    assert fast is not None
+    texts = [" ", "a ", " b", "", "x\n", "\n", "1", "2", BEGIN, f"a{END} b", END, "end "] * 3
+    expected = slowly(tokenizer, texts)
+    for chosen, ids in ((texts, expected), (texts[:8], expected[:8])):
+        found = fast.documents(chosen, before=7, after=9, num_threads=1)
+        assert found.tolist() == [[7, *one, 9] for one in ids]
+        assert fast.documents(chosen, before=None, after=9, num_threads=2).tolist() == [[*one, 9] for one in ids]
+    assert len(fast.documents([], before=7, after=9, num_threads=1)) == 0
 
 
 def test_every_character_is_of_the_same_kind_to_both() -> None:
@@ -122,10 +135,10 @@ def test_a_renderer_gives_the_same_ids_for_one_text_and_for_many(monkeypatch: py
     ids = {"bos_id": 0, "eos_id": 1, "pad_id": 2, "end_of_turn_id": 1, "stop_ids": [1]}
     renderer = ChatRenderer(tokenizer, None, {**ids, "vocab_size": 400, "add_bos_token": True})
     texts = [any_text(random.Random(number)) for number in range(1000)]
-    many = renderer.documents(texts)
+    many = renderer.documents(texts).tolist()
     assert renderer._fast
     assert many == [renderer.document(text) for text in texts]
     other = ChatRenderer(tokenizer, None, {**ids, "vocab_size": 400, "add_bos_token": True})
     monkeypatch.setattr(FastBpe, "agrees", lambda *_: False)
-    assert other.documents(texts) == many
+    assert other.documents(texts).tolist() == many
     assert other._fast is False

@@ -118,6 +118,17 @@ def test_what_rows_are_is_told_and_the_lines_read_them(name: str, tmp_path: Path
     assert [item.row for item in read_files(found[told.files[0]], told)] == rows
 
 
+def test_copies_of_rows_are_counted_and_a_line_takes_them_out(tmp_path: Path) -> None:
+    rows = [{"text": text} for text in ("One tale.", "one  TALE.", "Two.", "Three.", "two.")]
+    (tmp_path / "tales.jsonl").write_text(jsonl(rows))
+    text, facts = look("tales.jsonl", tmp_path)
+    assert facts["copies"] == 2 and "of them copies of others: 2" in text
+    assert "# deduplicate: true  # of those looked at: copies 2" in facts["data"]
+    (tmp_path / "tales.jsonl").write_text(jsonl(rows[1:4]))
+    text, facts = look("tales.jsonl", tmp_path)
+    assert facts["copies"] == 0 and "of them copies" not in text and "deduplicate" not in text
+
+
 def _datasets(lines: str, folder: Path) -> list[Any]:
     """The entries of `data` that a recipe with these lines has."""
     path = folder / "whole.yaml"

@@ -143,6 +143,17 @@ def test_what_cannot_be_brought_in_is_named(tmp_path: Path, spoil: Any, reason: 
         brought(folder, tmp_path / "work")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused_as_such(tmp_path: Path, value: float) -> None:
+    folder = llama(tmp_path / "llama")
+    made = LlamaForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        made.model.norm.weight[3] = value
+    made.save_pretrained(folder)
+    with pytest.raises(DataError, match=r"llama: weights model.norm.weight: not all finite numbers; it is damaged"):
+        brought(folder, tmp_path / "work")
+
+
 def test_code_beside_the_weights_is_never_run(tmp_path: Path) -> None:
     folder = llama(tmp_path / "llama")
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass C: pass\n")
@@ -217,6 +228,25 @@ def test_lengths_are_those_of_the_model_and_not_of_the_chapter(tmp_path: Path) -
     assert planned(tmp_path, mixed).by_name["sft"].config.max_length == 128, "no default of another model"
     mixed["stages"]["sft"]["max_length"] = 512
     assert find_problems(write(tmp_path, mixed)) == []
+
+
+@pytest.mark.parametrize("make", [llama, gpt2])
+def test_a_row_longer_than_a_model_made_elsewhere_reads_is_seen_at_check(make: Any, tmp_path: Path) -> None:
+    make(tmp_path / "one")
+    made = recipe({"path": "one"})
+    made["data"]["words"] = {"builtin": "microworld/translation", "limit": 24}
+    train = {"duration": "1 steps", "global_batch_size": 4, "learning_rate": 1e-3}
+    made["stages"]["sft"]["max_length"] = 129
+    more = {"kind": "finetune", "task": "seq2seq", "model": "sft", "data": "words", "max_length": 130, **train}
+    tasks = [{"name": "seq2seq", "data": "words", "max_completion_length": 128}]
+    made["stages"] |= {"more": more, "evaluate": {"models": ["more"], "tasks": tasks}}
+    assert {problem.path: problem.message for problem in find_problems(write(tmp_path, made))} == {
+        "stages.sft.max_length": "129 is more than the model's 128 positions (one)",
+        "stages.more.max_length": "130 is more than the model's 128 positions (one)",
+        "stages.evaluate.tasks[0].max_completion_length": (
+            "128 leaves no room for a prompt: the model's max_position_embeddings is 128"
+        ),
+    }
 
 
 @pytest.mark.parametrize(

@@ -376,3 +376,19 @@ def test_who_reads_a_finetuned_adapter_is_given_its_base_and_it_costs_little_dis
     assert plan.by_name["scored-labels"].inputs["model.base"].fingerprint == base
     sizes = [estimate(each, each.by_name["labels"]).disk_bytes for each in (full, plan)]
     assert sizes[1] < sizes[0] / 4
+
+
+def test_web_pages_are_read_again_by_another_version_of_what_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.html.gz").write_bytes(b"")
+    (tmp_path / "a.txt").write_text("a")
+    recipe = chain()
+    recipe["data"] |= {"pages": {"files": ["a.html.gz", "a.txt"]}, "prose": {"files": "a.txt"}}
+    recipe["stages"]["tokenizer"]["data"] = {"pages": 0.5, "prose": 0.5}
+    before = planned(tmp_path, recipe).by_name
+    monkeypatch.setattr("importlib.metadata.version", lambda package: f"{package} of tomorrow")
+    after = planned(tmp_path, recipe).by_name
+    assert set(before["data-pages"].libraries) == {"trafilatura"} and not before["data-prose"].libraries
+    assert before["data-pages"].fingerprint != after["data-pages"].fingerprint
+    assert before["data-prose"].fingerprint == after["data-prose"].fingerprint

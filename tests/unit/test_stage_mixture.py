@@ -45,6 +45,13 @@ def test_phases_and_caps_decide_what_is_taken(tmp_path: Path) -> None:
     # 120 rows of web, then 40 in halves; but books have 10 rows, and 15 are the most
     assert metrics["source_books_epochs"] == 1.5 and metrics["source_web_epochs"] == pytest.approx((120 + 25) / 50)
     assert metrics["source_web_documents_cut"] == 0
+    drawn = json.loads((ctx.record / "mixture.json").read_text())
+    assert (drawn["unit"], drawn["steps"], drawn["roles"]) == ("tokens", 20, ["data.0", "data.1"])
+    assert drawn["phases"] == [{"start": 0.0, "planned": [1.0, 0.0]}, {"start": 0.75, "planned": [0.5, 0.5]}]
+    starts, tokens = zip(*((part["start"], part["drawn"]) for part in drawn["parts"]), strict=True)
+    assert [part["phase"] for part in drawn["parts"]] == [0, 1, 1]
+    assert starts[:2] == (0.0, 0.75) and 0.9 < starts[2] < 1.0  # where books are at their cap
+    assert tokens[0] == [120 * 24, 0] and tokens[2][1] == 0 and np.sum(tokens, axis=0).tolist() == [145 * 24, 15 * 24]
     folders = {f"data.{number}": tmp_path / name for number, name in enumerate(("web", "books"))}
     for folder in folders.values():
         write_texts(folder)
@@ -77,6 +84,8 @@ def test_shares_by_size(tmp_path: Path) -> None:
         for folder in (tempered.output, tempered.checkpoints, tempered.record):
             folder.mkdir(parents=True)
         assert run(tempered)["source_books_epochs"] == wanted / 10
+        (phase,) = json.loads((tempered.record / "mixture.json").read_text())["phases"]
+        assert phase["planned"] == pytest.approx([1 - wanted / 80, wanted / 80])
 
 
 def test_a_length_warmup_has_the_same_tokens(tmp_path: Path) -> None:

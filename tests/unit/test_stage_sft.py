@@ -1,5 +1,6 @@
 """Stage `sft`: which tokens are trained, that rows are accounted for, and that TRL computes our loss."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,9 @@ def test_it_learns_and_accounts_for_its_rows(tmp_path: Path) -> None:
     metrics = run(ctx)
     assert metrics["steps"] == 20 and metrics["rows_used"] == 40 == metrics["source_chats_rows_in"]
     assert metrics["final_loss"] < metrics["first_loss"] and metrics["holdout_rows"] == 8
+    assert metrics["source_chats_epochs"] == 4
+    drawn = json.loads((ctx.record / "mixture.json").read_text())
+    assert (drawn["unit"], drawn["parts"]) == ("examples", [{"phase": 0, "start": 0.0, "drawn": [160.0]}])
     assert AutoModelForCausalLM.from_pretrained(ctx.output).config.dropout == 0.1
 
 

@@ -11,6 +11,7 @@ from data_jobs import run_data, run_tokenizer, run_tokens, write_jsonl
 from pipelines.data.chat import ChatRenderer
 from pipelines.data.tokens import TokenTable, TokenWriter
 from pipelines.errors import ArtifactError, DataError
+from pipelines.stages.tokens import histogram
 
 ROWS = [{"input_ids": list(range(1, n + 1)), "num_bytes": 10 * n} for n in (3, 0, 5, 1)]
 
@@ -190,6 +191,24 @@ def test_metrics_count_both_texts_of_a_row(tokenizer: Path, tmp_path: Path) -> N
     sizes = [len(renderer.encode_text(text)) for text in ("The drum.", "In the barn.", "Drum.")]
     assert (metrics["tokens"], metrics["longest"]) == (sum(sizes), sizes[0] + sizes[1])
     assert (metrics["bytes"], metrics["label_kind"]) == (26, "regression")
+
+
+def test_lengths_of_training_rows_are_counted(tokenizer: Path, tmp_path: Path) -> None:
+    data, _ = run_data(tmp_path / "d", [write_jsonl(tmp_path / "d.jsonl", [{"text": "a" * n} for n in range(1, 40)])])
+    output, metrics = run_tokens(tmp_path / "t", data, tokenizer, "text")
+    found = json.loads((tmp_path / "t/record/lengths.json").read_text())
+    lengths = TokenTable.open(output, "train").lengths("input_ids")
+    assert sum(found["rows"]) == metrics["train_rows"] == len(lengths)
+    assert len(found["edges"]) == len(found["rows"]) + 1 and found["rows"][-1] > 0
+    for low, high, rows in zip(found["edges"], found["edges"][1:], found["rows"], strict=False):
+        last = high == found["edges"][-1]
+        assert ((lengths >= low) & (lengths <= high if last else lengths < high)).sum() == rows
+
+
+@pytest.mark.parametrize("lengths", [[], [0], [1, 1], [0, 5, 1_000_000], [2, 3, 4]])
+def test_every_row_is_in_the_histogram(lengths: list[int]) -> None:
+    found = histogram(np.array(lengths, np.int64))
+    assert sum(found["rows"]) == len(lengths) and found["edges"] == sorted(set(found["edges"]))
 
 
 def test_labels_of_two_types_stop_the_job(tokenizer: Path, tmp_path: Path) -> None:

@@ -1,0 +1,170 @@
+"""What data, tokenizer and tokens jobs will read, take and leave, by the measured rates of plan/rates.py."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipelines.plan import rates
+from pipelines.plan.derived import DataJob, TokensJob
+from pipelines.plan.estimate import Estimate
+from pipelines.plan.hub_sizes import UNKNOWN, of_hub
+from pipelines.plan.jobs import Job, Plan
+from pipelines.plan.sizes import Source, of_files
+from pipelines.recipe.data import Dataset
+from pipelines.recipe.stages import TokenizerStage
+
+Finished = Mapping[str, Mapping[str, Any]]
+"""Name of a job that the store has -> its metrics: real numbers, which come before any estimate."""
+
+
+def data_estimates(plan: Plan, finished: Finished, workers: int | None) -> dict[str, Estimate]:
+    """Name -> estimate of each job that makes data, a tokenizer or tokens. `workers`: processes that read and encode;
+    None where they are a cluster's, whose number nobody knows here."""
+    to_make = {job.name: job for job in plan.jobs if job.name not in finished}
+    hub = of_hub(
+        {
+            name: job.config.dataset
+            for name, job in to_make.items()
+            if isinstance(job.config, DataJob) and job.config.dataset.hub
+        }
+    )
+    found: dict[str, Estimate] = {}
+    for job in plan.jobs:
+        config, inputs = job.config, [found[item.job] for item in job.inputs.values() if item.job in found]
+        if job.name in finished:
+            made = _real(finished[job.name])
+        elif isinstance(config, DataJob):
+            made = _of_data(job, config.dataset, hub.get(job.name, UNKNOWN), workers)
+        elif isinstance(config, TokenizerStage):
+            made = _of_tokenizer(config, inputs)
+        elif isinstance(config, TokensJob):
+            made = _of_tokens(plan, job, found, finished, workers)
+        else:
+            continue
+        if job.kind in rates.KINDS:
+            found[job.name] = made
+    return found
+
+
+def epoch_tokens(job: Job, found: Mapping[str, Estimate]) -> int | None:
+    """What a stage that trains on one dataset sees in a pass over it."""
+    names = {item.job for role, item in job.inputs.items() if role.startswith("data.")}
+    made = found.get(next(iter(names))) if len(names) == 1 else None
+    return made.tokens if made else None
+
+
+def _real(metrics: Mapping[str, Any]) -> Estimate:
+    rows = metrics.get("rows_used", metrics.get("rows"))
+    tokens = metrics.get("train_tokens", metrics.get("tokens"))
+    return Estimate(basis="finished", text_bytes=metrics.get("bytes"), rows=rows, tokens=tokens)
+
+
+def _wall(seconds: float, size: float, workers: int | None) -> float | None:
+    """Of work in parts, on so many processes."""
+    return None if workers is None else seconds / max(1, min(workers, -(-int(size) // rates.PART_BYTES)))
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+def _of_data(job: Job, dataset: Dataset, hub: Source, workers: int | None) -> Estimate:
+    if dataset.builtin:
+        return _of_world(dataset)
+    source = hub if dataset.hub else of_files(dataset, [Path(path) for path in job.files])
+    if source.bytes_in is None or source.text is None:
+        return Estimate(basis=source.basis)
+    size = sum(source.unpacked.values())
+    seconds = rates.DATA_START_SECONDS + sum(map(_reading, source.unpacked, source.unpacked.values()))
+    seconds += _filtering(dataset, source.text)
+    at_once = min(workers or 1, -(-source.bytes_in // rates.PART_BYTES)) if dataset.hub else 0
+    disk = int(source.text * rates.ROWS_PER_TEXT) + min(source.bytes_in, at_once * rates.HUB_FILE_BYTES)
+    is_whole = dataset.limit is not None or dataset.layout is not None
+    return Estimate(
+        basis=source.basis,
+        bytes_in=source.bytes_in,
+        unpacked_bytes=size,
+        text_bytes=source.text,
+        rows=source.rows,
+        core_seconds=seconds,
+        wall_seconds=_wall(seconds, source.bytes_in, 1 if is_whole else workers),
+        disk_bytes=disk,
+        kept_bytes=int(source.text * rates.ROWS_PER_TEXT),
+    )
+
+
+def _reading(kind: str, size: int) -> float:
+    """Seconds of one core for so many unpacked bytes."""
+    suffix = Path(kind).suffix
+    unpacking = size / rates.UNPACK[suffix] if suffix in rates.UNPACK else 0.0
+    content = kind.removesuffix(suffix) if unpacking else kind
+    return unpacking + size / rates.READ.get(content, rates.READ[".jsonl"])
+
+
+def _filtering(dataset: Dataset, text: int) -> float:
+    kinds = [item.kind for item in dataset.quality.filters] if dataset.quality else []
+    measures = {name for kind in kinds for name in rates.MEASURED_BY.get(kind, ())}
+    return sum(text / rates.FILTER[kind] for kind in kinds) + sum(text / rates.MEASURE[name] for name in measures)
+
+
+def _of_world(dataset: Dataset) -> Estimate:
+    track = rates.BUILTIN[(dataset.builtin or "").removeprefix("microworld/")]
+    rows = min(track.train, dataset.limit or track.train) + (track.holdout if dataset.holdout else 0)
+    seconds, disk = rates.DATA_START_SECONDS + rows * track.seconds, int(rows * track.disk)
+    return Estimate(
+        text_bytes=int(rows * track.text),
+        rows=rows,
+        core_seconds=seconds,
+        wall_seconds=seconds,
+        disk_bytes=disk,
+        kept_bytes=disk,
+    )
+
+
+# --- tokenizers and tokens --------------------------------------------------------------------------------------------
+
+
+def _of_tokenizer(config: TokenizerStage, inputs: list[Estimate]) -> Estimate:
+    sizes = [item.text_bytes for item in inputs]
+    disk = rates.TOKENIZER_BYTES + rates.ENTRY_BYTES * (config.vocab_size or 0)
+    made = Estimate(disk_bytes=disk, kept_bytes=disk)
+    if config.source is not None:
+        return made  # nothing is learnt
+    if None in sizes:
+        return replace(made, basis=UNKNOWN.basis)
+    text = sum(size for size in sizes if size is not None)
+    learnt = min(text, config.max_bytes)
+    seconds = rates.TOKENIZER_START_SECONDS + learnt / rates.LEARN[config.algorithm]
+    return replace(made, bytes_in=text, text_bytes=learnt, core_seconds=seconds, wall_seconds=seconds)
+
+
+def _of_tokens(
+    plan: Plan, job: Job, found: Mapping[str, Estimate], finished: Finished, workers: int | None
+) -> Estimate:
+    data, name = found.get(job.inputs["dataset"].job), job.inputs["tokenizer"].job
+    if data is None or data.text_bytes is None:
+        return Estimate(basis=UNKNOWN.basis)
+    config, real = plan.by_name[name].config, finished.get(name, {})
+    stage = config if isinstance(config, TokenizerStage) and config.source is None else None
+    algorithm = stage.algorithm if stage else "byte_level_bpe"
+    vocab_size = int(real.get("vocab_size") or (stage.vocab_size if stage else None) or rates.VOCAB_SIZE)
+    per_token = float(real.get("bytes_per_token") or rates.bytes_per_token(algorithm, vocab_size))
+    rows = data.rows or data.text_bytes // rates.ROW_BYTES
+    layout = rates.TOKENS[job.config.format]  # type: ignore[union-attr]
+    tokens = int(data.text_bytes / per_token + rows * layout.tokens_per_row)
+    bytes_of_id = 2 if vocab_size <= 1 << 16 else 4
+    disk = tokens * (bytes_of_id + layout.mask) + rows * layout.bytes_per_row + int(layout.text * data.text_bytes)
+    seconds = rates.TOKENS_START_SECONDS + data.text_bytes / rates.ENCODE[algorithm]
+    known = "bytes per token of the finished tokenizer" if real.get("bytes_per_token") else "usual bytes per token"
+    rest = " and the finished text" if data.basis == "finished" else ""
+    return Estimate(
+        basis=known + rest,
+        bytes_in=data.text_bytes,
+        text_bytes=data.text_bytes,
+        rows=rows,
+        tokens=tokens,
+        core_seconds=seconds,
+        wall_seconds=_wall(seconds, data.text_bytes, workers),
+        disk_bytes=disk,
+        kept_bytes=disk,
+    )
