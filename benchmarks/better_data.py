@@ -38,7 +38,8 @@ from pipelines.plan.jobs import CleanJob, Job
 from pipelines.recipe.deduplicate import Deduplicate
 from pipelines.recipe.evaluation import TaskConfig
 from pipelines.recipe.quality import QualityField
-from pipelines.report.plots import BLUE, GREY, ORANGE, SHADES, Series, curves
+from pipelines.report.drawing import BLUE, GREY, ORANGE, SHADES
+from pipelines.report.plots import Series, curves
 from pipelines.stages import clean
 from pipelines.stages.base import StageContext
 
