@@ -128,7 +128,7 @@ def data(options: argparse.Namespace) -> int:
     loaded = _load(options)
     pin(loaded.recipe, loaded.path)
     work = _Work(options, loaded)
-    work.runner.run([job for job in work.plan.jobs if job.kind in ("data", "clean", "model")])
+    work.runner.run([job for job in work.plan.jobs if job.kind in ("data", "clean", "contamination", "model")])
     return 0
 
 

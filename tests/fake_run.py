@@ -117,8 +117,13 @@ def _output(job: Job, output: Path, evil: str, words: dict[str, Any] | None) -> 
         if job.kind == "clean":
             info |= {"rows_used": 30_966, "train": 29_966, "train_in": 29_998}
             info |= {"removed": {"duplicate": {"earlier.0": 30, "dataset/holdout": 2}}}
+            if job.config.decontaminate:
+                (output / "contamination.json").write_text(json.dumps(contamination("drop", evil)))
         (output / "info.json").write_text(json.dumps(info))
         return {"rows_in": 31_010, "rows_used": 30_998, "dropped": 2, "filtered": 10, "changed": 7}
+    if job.kind == "contamination":
+        (output / "contamination.json").write_text(json.dumps(contamination("tell", evil)))
+        return {"contaminated": 12}
     if job.kind == "tokens":
         return {"bytes": 7_710_600, "tokens": 2_112_017, "rows": 31_000, "train_tokens": 2_043_525}
     if job.kind == "evaluate":
@@ -137,6 +142,14 @@ def _evaluation(model: int, evil: str) -> dict[str, Any]:
         scores.append(score | {"stderr": stderr if values[model] else 0.0, "n": items} | settings)
     samples = [{"kind": kind, "prompt": prompt + evil, "completion": ANSWER + evil} for kind, prompt in SAMPLES]
     return {"model": "f" * 64, "settings": {}, "scores": scores, "samples": samples}
+
+
+def contamination(action: str, evil: str = "") -> dict[str, Any]:
+    """What was found of two benchmarks."""
+    nothing = {"found": 0, "too_short": 0, "phrases": 0, "documents": 0, "holdout_documents": 0}
+    some = nothing | {"found": 7, "too_short": 3, "phrases": 2, "documents": 12}
+    tasks = [{"task": "microworld/generation" + evil, "questions": 400} | some, {"task": "t", "questions": 9} | nothing]
+    return {"action": action, "ngram": 13, "max_documents": 10, "contaminated": 12, "tasks": tasks}
 
 
 def measures(evil: str = "") -> dict[str, Any]:

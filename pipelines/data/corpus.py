@@ -79,13 +79,14 @@ class Corpus:
 
     def parts(self, *, only_own: bool = False) -> Iterator[dict[str, Any]]:
         """Row groups that are read together, in order, of one source each: its number, the number of the `first` row,
-        how many, and what `read_part` reads."""
+        how many rows and bytes, and what `read_part` reads."""
         for number in range(len(self.sources))[-1 if only_own else 0 :]:
             source, first = self.sources[number], int(self.starts[number])
             for group in grouped([group.bytes for group in source.groups]):
                 some = [source.groups[place] for place in group]
                 rows, files = sum(one.rows for one in some), [[one.file, one.number] for one in some]
-                yield {"source": number, "folder": str(source.folder), "groups": files, "first": first, "rows": rows}
+                size = {"first": first, "rows": rows, "bytes": sum(one.bytes for one in some)}
+                yield {"source": number, "folder": str(source.folder), "groups": files} | size
                 first += rows
 
     def rows_at(self, numbers: Collection[int]) -> dict[int, Row]:

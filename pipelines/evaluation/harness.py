@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -130,14 +130,14 @@ def score_task(
 ) -> list[dict[str, Any]]:
     """One row per metric. `subject` is a Subject, or a model that lm-eval asks by itself. `files` are the job's local
     files; a name that is none of them is one of lm-eval's own."""
-    path = next((Path(file) for file in files if file.endswith(f"/tasks/{config.name}.yaml")), None)
-    with _quiet():
+    path = task_file(config.name, files)
+    with quiet():
         if path:
             file = TaskFile.read(path)
             task = file.build(config.name, scratch, with_shots=config.num_fewshot > 0, limit=config.limit)
             chat = file.chat or apply_chat_template
         else:
-            task, chat = _standard(config.name), apply_chat_template
+            task, chat = standard_task(config.name), apply_chat_template
         _set_shots(task, config)
         before = subject.truncated
         results = _evaluate(subject, config, task, chat)
@@ -187,7 +187,12 @@ def _metrics(results: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
     return found
 
 
-def _standard(name: str) -> Task:
+def task_file(name: str, files: Iterable[str]) -> Path | None:
+    """The local file of a task, among those of a job."""
+    return next((Path(file) for file in files if file.endswith(f"/tasks/{name}.yaml")), None)
+
+
+def standard_task(name: str) -> Task:
     """A task that lm-eval ships; indexing them all takes seconds, so only where one is asked for."""
     from lm_eval.tasks import TaskManager
 
@@ -221,7 +226,7 @@ def _set_shots(task: Task, config: TaskConfig) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """lm-eval's bars and notices would fill the log."""
     logger, level = logging.getLogger("lm_eval"), logging.getLogger("lm_eval").level
     lm_eval.api.task.tqdm = partial(tqdm, disable=True)

@@ -1,12 +1,13 @@
 """What a recipe implies without naming it a stage: its data, their tokens, and models made elsewhere."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from pipelines.recipe.base import ArtifactKind, OutsideModel, Reads, Section
 from pipelines.recipe.data import Dataset, Format
+from pipelines.recipe.decontaminate import Decontaminate
 from pipelines.recipe.deduplicate import Deduplicate
 from pipelines.recipe.kinds import starts_from
 from pipelines.recipe.root import Recipe
@@ -39,6 +40,35 @@ class CleanJob(StageConfig):
     kind: Literal["clean"] = "clean"
     format: Format
     deduplicate: Deduplicate | None = None
+    decontaminate: Decontaminate | None = None
+    """Where it is to drop rows."""
+
+
+class AskedTask(Section):
+    """A task of an evaluate stage, as far as it decides which questions are asked."""
+
+    name: str
+    limit: PositiveInt | None = None
+    data: Annotated[str | None, Reads(("text", "prompt", "labelled", "pairs"))] = None
+    """What the dataset is called whose holdout it asks."""
+
+
+class BenchmarksJob(StageConfig):
+    """Derived from all evaluate stages: the questions that they ask, which must not be in training data."""
+
+    produces = ArtifactKind.QUESTIONS
+    kind: Literal["benchmarks"] = "benchmarks"
+    tasks: tuple[AskedTask, ...]
+
+
+class ContaminationJob(StageConfig):
+    """Derived from a dataset that is to tell what it has of the benchmarks: it only feeds the report, so that another
+    benchmark trains no model anew."""
+
+    produces = ArtifactKind.CONTAMINATION
+    kind: Literal["contamination"] = "contamination"
+    format: Format
+    decontaminate: Decontaminate
 
 
 class TokensJob(StageConfig):

@@ -4,9 +4,11 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from pipelines.recipe.data import PACKED
+from pipelines.recipe.data import PACKED, Dataset
+from pipelines.recipe.paths import expand
 
 _RACY_NANOSECONDS = 2_000_000_000
 """A file younger than this may still change without its time stamp changing, so it is not cached (git: racy)."""
@@ -52,6 +54,25 @@ class Digests:
         except OSError:
             return  # a read-only store is no reason to fail
         self._changed = False
+
+
+def dataset_files(
+    dataset: Dataset, folder: Path, digest: Callable[[Path], str]
+) -> tuple[dict[str, str], dict[str, str], list[tuple[str, str]]]:
+    """(path -> digest, `holdout.<i>` -> path, faults as (field, message)) of a dataset's files; `folder` is that of
+    the recipe."""
+    files, named, faults = dict[str, str](), dict[str, str](), list[tuple[str, str]]()
+    for field in ("files", "holdout_files"):
+        for pattern, paths in expand(getattr(dataset, field), folder).items():
+            if not paths:
+                faults.append((field, f"no file matches '{pattern}'"))
+            found = {str(path): digest(path) for path in paths}
+            if field == "holdout_files":
+                for path in found.keys() & files.keys():
+                    faults.append((field, f"'{path}' is one of files too; leave it out of one of them"))
+                named |= {f"holdout.{len(named) + index}": path for index, path in enumerate(found)}
+            files |= found
+    return files, named, faults
 
 
 def format_of(path: str) -> str:

@@ -2,16 +2,25 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field
 
 from pipelines.errors import Problem, RecipeError
-from pipelines.plan.derived import CleanJob, DataJob, ModelJob, TokensJob, VocabularyJob
+from pipelines.plan.derived import (
+    BenchmarksJob,
+    CleanJob,
+    ContaminationJob,
+    DataJob,
+    ModelJob,
+    TokensJob,
+    VocabularyJob,
+)
 from pipelines.plan.files import format_of
 from pipelines.recipe.base import Consumes, LocalFile, Reads, Section
 from pipelines.recipe.evaluation import REWARD_FUNCTIONS, EvaluateStage
@@ -22,6 +31,8 @@ from pipelines.recipe.stages import DpoStage, PpoStage, PretrainStage, RewardSta
 JobConfig = Annotated[
     DataJob
     | CleanJob
+    | BenchmarksJob
+    | ContaminationJob
     | ModelJob
     | TokensJob
     | VocabularyJob
@@ -50,10 +61,29 @@ class Input(Section):
     max_epochs: float | None = None
     """Most passes over it."""
 
+    @classmethod
+    def of(
+        cls,
+        job: "Job",
+        share: float | None = None,
+        *,
+        later_shares: tuple[float, ...] = (),
+        max_epochs: float | None = None,
+    ) -> Self:
+        """What this job makes."""
+        of = {"job": job.name, "fingerprint": job.fingerprint}
+        return cls(**of, share=share, later_shares=later_shares, max_epochs=max_epochs)
+
     def facts(self) -> list[Any]:
         """What of it decides a job's result."""
         more = {name: value for name in ("later_shares", "max_epochs") if (value := getattr(self, name))}
         return [self.fingerprint, self.share, *([more] if more else [])]
+
+
+def mixed(parts: Sequence[Input]) -> dict[str, Input]:
+    """Roles of a mixture, by fingerprint: neither names nor their order in the file decide."""
+    inputs = sorted(parts, key=lambda item: (item.fingerprint, item.share, item.later_shares))
+    return {f"data.{index}": item for index, item in enumerate(inputs)}
 
 
 class Job(Section):
@@ -77,15 +107,16 @@ class Job(Section):
     """Local files that decide the result (absolute path -> sha256): dataset files, chat template, task files and
     their rows."""
     named_files: dict[str, str] = Field(default_factory=dict)
-    """Role -> which of these files it is, where a job reads several: `task.<i>.pairs`, `task.<i>.analogies`,
-    `holdout.<i>`, `classifier.<i>`."""
+    """Role -> which of these files it is, where a job reads several: `task.<i>.file`, `task.<i>.pairs`,
+    `task.<i>.analogies`, `holdout.<i>`, `classifier.<i>`."""
     world: int | None = None
     """Version of the built-in world, where the job takes rows, questions or rewards from it."""
     inputs: dict[str, Input] = Field(default_factory=dict)
     """Role -> artifact. Roles: `dataset`, `tokenizer`, `model`, `reward_model`, `data.0`, `data.1`, ... (a mixture,
     sorted by fingerprint), for cleaning `earlier.0`, ... and `later.0`, ... (datasets above and below, in the recipe's
-    order), for quality filters `reference` and `classifier`, and for tasks of evaluate `task.<i>.data`,
-    `task.<i>.reward_model`, ... Where a role is an adapter, `<role>.base` is the full model that it belongs to."""
+    order) and `benchmarks` (their questions), for quality filters `reference` and `classifier`, and for tasks
+    `task.<i>.data`, `task.<i>.reward_model`, ... Where a role is an adapter, `<role>.base` is the full model that it
+    belongs to."""
 
     @property
     def kind(self) -> str:
@@ -189,7 +220,7 @@ class Plan:
         """The jobs that a name stands for: a job, a stage, a dataset or a kind of stage."""
         for belongs in (
             lambda job: job.name == name,
-            lambda job: job.stage == name and job.kind not in ("data", "clean", "tokens"),
+            lambda job: job.stage == name and job.kind not in ("data", "clean", "contamination", "tokens"),
             lambda job: job.kind == name,
             lambda job: job.stage == name,
         ):

@@ -1,12 +1,14 @@
 """Recipe in, ordered jobs out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pipelines.errors import KeyPath, Problem, RecipeError
+from pipelines.plan.benchmarks import asked_by
 from pipelines.plan.derived import (
     CleanJob,
+    ContaminationJob,
     DataJob,
     ModelJob,
     Source,
@@ -18,15 +20,16 @@ from pipelines.plan.derived import (
     starts_outside,
     uses_of,
 )
-from pipelines.plan.jobs import Input, Job, Plan
+from pipelines.plan.files import dataset_files
+from pipelines.plan.jobs import Input, Job, Plan, mixed
 from pipelines.plan.pins import Pins, model_key
 from pipelines.recipe.base import OutsideModel
-from pipelines.recipe.data import MICROWORLD_VERSION, TRACK_VERSIONS, Dataset
+from pipelines.recipe.data import CLEANING, MICROWORLD_VERSION, TRACK_VERSIONS, Dataset
 from pipelines.recipe.evaluation import REWARD_FUNCTIONS, TASKS, EvaluateStage
 from pipelines.recipe.finetune import FinetuneStage
 from pipelines.recipe.model import ModelConfig
 from pipelines.recipe.own_model import OwnModel, definitions_of
-from pipelines.recipe.paths import chat_template, expand, model_files, tokenizer_files
+from pipelines.recipe.paths import chat_template, model_files, tokenizer_files
 from pipelines.recipe.root import Recipe
 from pipelines.recipe.stages import PpoStage, PretrainStage, TokenizerStage
 from pipelines.recipe.task_files import find_task
@@ -55,6 +58,8 @@ def make_plan(
     for stage in recipe.stages:
         planner.stage(stage)
         planner.vocabulary(stage)
+    for dataset in recipe.data:
+        planner.contamination(dataset)
     if planner.problems:
         raise RecipeError(planner.problems)
     return Plan(recipe, path, tuple(planner.jobs.values()))
@@ -145,7 +150,7 @@ class _Planner:
         return self._datasets(config)
 
     def _datasets(self, config: TokenizerStage) -> dict[str, Input]:
-        return _mixed([_read(self._dataset(name), share) for name, share in (config.data or {}).items()])
+        return mixed([Input.of(self._dataset(name), share) for name, share in (config.data or {}).items()])
 
     def vocabulary(self, name: str) -> None:
         """The job that measures a tokenizer beside others, where its stage names some."""
@@ -161,7 +166,7 @@ class _Planner:
             files |= of_it
             named |= {f"compare.{index}.{number}": path for number, path in enumerate(of_it)}
         config = VocabularyJob(tokenizer=stage, compare=tuple(references), sweep=stage.sweep)
-        inputs = {"tokenizer": _read(self.stage(name)[0])} | self._datasets(stage)
+        inputs = {"tokenizer": Input.of(self.stage(name)[0])} | self._datasets(stage)
         self._add(f"vocabulary-{name}", name, config, inputs, files, named_files=named)
 
     def _reference(self, key: KeyPath, reference: R) -> tuple[R, dict[str, str]]:
@@ -187,17 +192,17 @@ class _Planner:
         if config.model is not None:
             inputs |= self._weights("model", config.model)
         if isinstance(config, PretrainStage) or config.model is None:
-            inputs["tokenizer"] = _read(self._source(tokenizer))
+            inputs["tokenizer"] = Input.of(self._source(tokenizer))
         if isinstance(config, PpoStage):
             inputs |= self._rewarding(("stages", name, "reward_funcs"), config.reward_funcs, tokenizer, "reward_model")
-        return inputs | _mixed(self._mixture(config, tokenizer))
+        return inputs | mixed(self._mixture(config, tokenizer))
 
     def _mixture(self, config: Any, tokenizer: Source) -> list[Input]:
         """Every dataset that is mixed, with its share in each phase."""
         phases = [phase.data for phase in getattr(config, "phases", ())]
         caps = getattr(config, "max_epochs", {})
         return [
-            _read(
+            Input.of(
                 self._tokens(data, tokenizer),
                 config.data.get(data, 0.0),
                 later_shares=tuple(mixture.get(data, 0.0) for mixture in phases),
@@ -223,7 +228,7 @@ class _Planner:
                 files[str(path)] = self.digest(path)
                 named[f"task.{index}.{field}"] = str(path)
             if task.data is not None:
-                inputs[f"task.{index}.data"] = _read(self._tokens(task.data, tokenizer))
+                inputs[f"task.{index}.data"] = Input.of(self._tokens(task.data, tokenizer))
             if task.reward_funcs is not None:
                 key = ("stages", name, "tasks", index, "reward_funcs")
                 inputs |= self._rewarding(key, task.reward_funcs, tokenizer, f"task.{index}.reward_model")
@@ -257,7 +262,7 @@ class _Planner:
     def _weights(self, role: str, source: Source) -> dict[str, Input]:
         """A model to start from or to ask; of an adapter also the full model that it belongs to."""
         job = self._source(source)
-        return {role: _read(job)} | ({f"{role}.base": job.base} if job.base else {})
+        return {role: Input.of(job)} | ({f"{role}.base": job.base} if job.base else {})
 
     def tokenizer_of(self, name: Source) -> Source:
         """The tokenizer behind a stage: its own, that of the weights it starts from, or the only stage's. A model made
@@ -304,23 +309,38 @@ class _Planner:
         name = f"tokens-{dataset}-{made_by.name}" if self._several_tokenizers else f"tokens-{dataset}"
         if name in self.jobs:
             return self.jobs[name]
-        inputs = {"dataset": _read(self._dataset(dataset)), "tokenizer": _read(made_by)}
+        inputs = {"dataset": Input.of(self._dataset(dataset)), "tokenizer": Input.of(made_by)}
         return self._add(name, dataset, TokensJob(format=self.recipe.data[dataset].format), inputs)
 
     def _dataset(self, name: str) -> Job:
         """The job whose rows others read: that of the data, or one that cleans them after it."""
         dataset, data = self.recipe.data[name], self._data(name)
-        if dataset.deduplicate is None:
+        asked = dataset.decontaminate if dataset.decontaminate and dataset.decontaminate.action == "drop" else None
+        if dataset.deduplicate is None and asked is None:
             return data
         if f"clean-{name}" in self.jobs:
             return self.jobs[f"clean-{name}"]
-        above, below = compared_with(self.recipe, name)
-        inputs = {"dataset": _read(data)}
-        inputs |= {f"earlier.{index}": _read(self._dataset(other)) for index, other in enumerate(above)}
+        above, below = compared_with(self.recipe, name) if dataset.deduplicate else ([], [])
+        inputs = {"dataset": Input.of(data)} | ({"benchmarks": Input.of(self._benchmarks())} if asked else {})
+        inputs |= {f"earlier.{index}": Input.of(self._dataset(other)) for index, other in enumerate(above)}
         # Nothing of them is left out here but what is in their holdout, which their own cleaning never changes.
-        inputs |= {f"later.{index}": _read(self._data(other)) for index, other in enumerate(below)}
-        config = CleanJob(format=dataset.format, deduplicate=dataset.deduplicate)
+        inputs |= {f"later.{index}": Input.of(self._data(other)) for index, other in enumerate(below)}
+        config = CleanJob(format=dataset.format, deduplicate=dataset.deduplicate, decontaminate=asked)
         return self._add(f"clean-{name}", name, config, inputs)
+
+    def contamination(self, name: str) -> None:
+        """The job that tells what a dataset that is read has of the benchmarks."""
+        asked = self.recipe.data[name].decontaminate
+        if asked and asked.action == "tell" and f"data-{name}" in self.jobs:
+            inputs = {"dataset": Input.of(self._dataset(name)), "benchmarks": Input.of(self._benchmarks())}
+            config = ContaminationJob(format=self.recipe.data[name].format, decontaminate=asked)
+            self._add(f"contamination-{name}", name, config, inputs)
+
+    def _benchmarks(self) -> Job:
+        if "benchmarks" not in self.jobs:
+            it = asked_by(self.recipe, self.path, self.digest, self._data)
+            self._add("benchmarks", it.stage, it.config, it.inputs, it.files, None, it.world, it.named_files)
+        return self.jobs["benchmarks"]
 
     def _data(self, name: str) -> Job:
         if f"data-{name}" in self.jobs:
@@ -331,20 +351,12 @@ class _Planner:
         self._open.append(f"data-{name}")
         inputs, judges = self._judges(name)
         self._open.remove(f"data-{name}")
-        dataset = self.recipe.data[name].model_copy(update={"deduplicate": None})  # it is of the job after this one
+        dataset = self.recipe.data[name].model_copy(update=dict.fromkeys(CLEANING))
         if dataset.hub and not dataset.revision:
             dataset = self._pinned(name, dataset)
-        files, named = dict[str, str](), dict[str, str]()
-        for field in ("files", "holdout_files"):
-            for pattern, paths in expand(getattr(dataset, field), self.path.resolve().parent).items():
-                if not paths:
-                    self._note(("data", name, field), f"no file matches '{pattern}'")
-                found = {str(path): self.digest(path) for path in paths}
-                if field == "holdout_files":
-                    for path in found.keys() & files.keys():
-                        self._note(("data", name, field), f"'{path}' is one of files too; leave it out of one of them")
-                    named |= {f"holdout.{len(named) + index}": path for index, path in enumerate(found)}
-                files |= found
+        files, named, faults = dataset_files(dataset, self.path.resolve().parent, self.digest)
+        for field, message in faults:
+            self._note(("data", name, field), message)
         world = TRACK_VERSIONS.get(dataset.builtin, MICROWORLD_VERSION) if dataset.builtin else None
         files, named = files | judges, named | {f"classifier.{number}": path for number, path in enumerate(judges)}
         return self._add(f"data-{name}", name, DataJob(dataset=dataset), inputs, files, None, world, named)
@@ -354,7 +366,7 @@ class _Planner:
         quality = self.recipe.data[name].quality
         inputs, files = dict[str, Input](), dict[str, str]()
         if quality and quality.perplexity:
-            inputs["reference"] = _read(self._data(quality.perplexity.reference))
+            inputs["reference"] = Input.of(self._data(quality.perplexity.reference))
         if quality and (classifier := quality.classifier):
             if classifier.model is not None:
                 inputs |= self._weights("classifier", classifier.model)
@@ -384,17 +396,3 @@ class _Planner:
 
     def _problem(self, key: KeyPath, message: str) -> RecipeError:
         return RecipeError([Problem(*self.position(key), format_path(key), message)])
-
-
-def _read(
-    job: Job, share: float | None = None, *, later_shares: tuple[float, ...] = (), max_epochs: float | None = None
-) -> Input:
-    return Input(
-        job=job.name, fingerprint=job.fingerprint, share=share, later_shares=later_shares, max_epochs=max_epochs
-    )
-
-
-def _mixed(parts: Sequence[Input]) -> dict[str, Input]:
-    """Roles of a mixture, by fingerprint: neither names nor their order in the file decide."""
-    inputs = sorted(parts, key=lambda item: (item.fingerprint, item.share, item.later_shares))
-    return {f"data.{index}": item for index, item in enumerate(inputs)}

@@ -60,6 +60,8 @@ class ArtifactKind(StrEnum):
     TOKENS = "tokens"
     TOKENIZER = "tokenizer"
     VOCABULARY = "vocabulary"
+    QUESTIONS = "questions"
+    CONTAMINATION = "contamination"
     CAUSAL_LM = "causal_lm"
     MASKED_LM = "masked_lm"
     SEQ2SEQ_LM = "seq2seq_lm"

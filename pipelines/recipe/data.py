@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from pipelines.recipe.base import Bare, LocalFile, Reads, Section
+from pipelines.recipe.decontaminate import DecontaminateField
 from pipelines.recipe.deduplicate import DeduplicateField
 from pipelines.recipe.quality import QualityField
 
@@ -62,6 +63,8 @@ COLUMNS_OF: dict[Layout, tuple[str, ...]] = {
     "scored": ("prompt", "instruction", "input", "system", "history", "completion", "output", "score", "label"),
 }
 """The same where rows mean something together."""
+CLEANING = ("deduplicate", "decontaminate")
+"""Fields that belong to the job after the dataset's own, which they do not change."""
 
 
 class Dataset(Section):
@@ -112,6 +115,9 @@ class Dataset(Section):
     """Which texts are worth training on: a preset (web, books), or filters in their order, bare or with thresholds."""
     deduplicate: DeduplicateField = None
     """Remove training rows that are copies of others, here or in datasets above this one: true, or with its fields."""
+    decontaminate: DecontaminateField = None
+    """Look for questions of the benchmarks that this recipe evaluates on: drop (rows that have some) or tell, or with
+    its fields."""
     limit: PositiveInt | None = None
     """Use only the first rows of the source, before the holdout is split off; a holdout of its own stays whole."""
     holdout: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.01

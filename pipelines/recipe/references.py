@@ -7,6 +7,7 @@ from typing import Any
 from pipelines.errors import DataError, KeyPath
 from pipelines.recipe import paths
 from pipelines.recipe.base import MAKES, ArtifactKind, Consumes, OutsideModel, Reads, Section
+from pipelines.recipe.benchmarks import find_missing_benchmarks
 from pipelines.recipe.circles import find_circles
 from pipelines.recipe.data import CELLS, FILE_KINDS, PACKED, PROSE, Dataset
 from pipelines.recipe.evaluation import REWARD_FUNCTIONS, SCORED, TASKS, EvaluateStage, TaskConfig, task_kind
@@ -51,6 +52,7 @@ def find_wrong_references(outline: Outline, recipe_path: Path) -> Iterator[Fault
                 yield from _task_files(at, stage, recipe_path)
                 yield from _word_files(at, stage, recipe_path)
         yield from _outside_models(at, stage, recipe_path)
+    yield from find_missing_benchmarks(outline)
     yield from find_circles(outline)
     yield from find_wrong_models(outline, recipe_path)
     yield from _names(outline)
@@ -210,6 +212,9 @@ def _starts_outside(name: object, outline: Outline, seen: tuple[object, ...] = (
     return stage is not None and _starts_outside(given(stage, "model"), outline, (*seen, name))
 
 
+_TAKEN = ("clean-", "contamination-", "model-", "vocabulary-")
+
+
 def _names(outline: Outline) -> Iterator[Fault]:
     """Jobs are named after stages and datasets, and every name stands for one job."""
     scored = {
@@ -219,10 +224,8 @@ def _names(outline: Outline) -> Iterator[Fault]:
         for model in given(stage, "models") or ()
     }
     for name in outline.stage_names:
-        if name.startswith(("data-", "tokens-", "clean-", "model-", "vocabulary-")):
-            taken = next(
-                (start for start in ("clean-", "model-", "vocabulary-") if name.startswith(start)), "data- or tokens-"
-            )
+        if name.startswith(("data-", "tokens-", *_TAKEN)):
+            taken = next((start for start in _TAKEN if name.startswith(start)), "data- or tokens-")
             yield Fault(("stages", name), f"names that start with {taken} are taken; choose another", at_key=True)
         elif name in scored:
             message = f"is also the name of the job that stage '{scored[name]}' makes; choose another"

@@ -106,6 +106,7 @@ def _loosen(definitions: Schema) -> None:
     evaluate, dataset = definitions["EvaluateStage"]["properties"], definitions["Dataset"]["properties"]
     dataset["files"] = _or_item(dataset["files"], {"type": "string"})
     dataset["deduplicate"] = _or_item(dataset["deduplicate"], {"type": "boolean"})
+    dataset["decontaminate"] = _or_item(dataset["decontaminate"], {"enum": ["drop", "tell"]})
     evaluate["models"] = _or_item(evaluate["models"], evaluate["models"]["items"])
     task = {"anyOf": [{"type": "string"}, {"$ref": "#/definitions/TaskConfig"}]}
     evaluate["tasks"] = _or_item(evaluate["tasks"] | {"items": task}, task)

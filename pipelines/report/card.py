@@ -22,6 +22,8 @@ def markdown(report: Report) -> str:
         parts += ["## Tokenizer", _tokenizers(report)]
     if report.data:
         parts += ["## Data", _data(report)]
+    if report.contamination:
+        parts += ["## Contamination", _contamination(report)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -71,6 +73,21 @@ def _data(report: Report) -> str:
         for d in report.data
     ]
     return _table(["dataset", "format", "rows in", "used", "dropped", "training tokens"], rows)
+
+
+def _contamination(report: Report) -> str:
+    rows = [
+        [
+            _plain(one.data),
+            _plain(task.task),
+            f"{task.found:,} of {task.questions:,}",
+            f"{task.too_short:,}",
+            f"{task.documents:,} ({one.fate})" if task.documents else "0",
+        ]
+        for one in report.contamination
+        for task in one.tasks
+    ]
+    return _table(["dataset", "benchmark", "questions found", "too short", "training rows"], rows)
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

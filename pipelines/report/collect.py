@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipelines.plan.jobs import Job, Plan
+from pipelines.report.contamination import ContaminationFacts, contamination
 from pipelines.report.tokenizers import TokenizerFacts, tokenizers
 from pipelines.store.artifacts import Artifact, ArtifactStore, Found, survey
 from pipelines.store.durable import write_json
@@ -163,6 +164,7 @@ class Report(Fact):
     samples: list[SampleFacts]
     words: list[WordFacts] = []
     tokenizers: list[TokenizerFacts] = []
+    contamination: list[ContaminationFacts] = []
     provenance: dict[str, Any]
     """Of the job that finished last: versions, commit, machine."""
 
@@ -224,6 +226,7 @@ def collect(plan: Plan, store: ArtifactStore) -> Report:
         uses=[use for job, artifact in finished for use in _uses(plan, job, artifact)],
         samples=_unique(sample for job, artifact in scored for sample in _samples(job, artifact)),
         tokenizers=tokenizers(plan, done),
+        contamination=contamination(plan, done),
         words=[word for job, artifact in scored for word in _words(job, artifact)],
         provenance=dict(newest.provenance) if newest else {},
     )

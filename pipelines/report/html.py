@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from pipelines.report import lineage
 from pipelines.report.collect import MODELS, Report, SampleFacts, StageFacts
+from pipelines.report.contamination import not_looked_for
 from pipelines.report.figures import seconds_text, short
 from pipelines.report.plots import maps, plots, vocabularies
 from pipelines.report.table import LEGEND, tables
@@ -38,6 +39,7 @@ def page(report: Report) -> str:
         maps=[(plot, Markup(plot.svg)) for plot in maps(report)],
         vocabularies=[(plot, Markup(plot.svg)) for plot in vocabularies(report)],
         samples=_samples(report),
+        not_looked_for=not_looked_for(report.contamination),
         trained=[stage for stage in report.stages if stage.kind in MODELS],
         versions=report.provenance.get("versions", {}),
     )

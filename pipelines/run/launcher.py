@@ -19,9 +19,9 @@ from pipelines.recipe.accelerate_files import read_accelerate
 from pipelines.recipe.launch import Launch
 from pipelines.stages.base import LaunchSettings
 
-LIGHT_KINDS = ("data", "clean", "model", "tokens", "tokenizer", "vocabulary")
-"""Kinds that prepare, in one process whatever the training runs on. But for `model` they need no torch: a bare process
-starts faster than anything else."""
+LIGHT_KINDS = ("data", "benchmarks", "clean", "contamination", "model", "tokens", "tokenizer", "vocabulary")
+"""Kinds that prepare, in one process whatever the training runs on. But for `model` and `benchmarks` they need no
+torch: a bare process starts faster than anything else."""
 
 PRELOADED = (
     "torch",

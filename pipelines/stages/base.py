@@ -68,7 +68,9 @@ Stage = Callable[[StageContext], Metrics]
 
 STAGES: Mapping[str, str] = {
     "data": "pipelines.stages.data",
+    "benchmarks": "pipelines.stages.benchmarks",
     "clean": "pipelines.stages.clean",
+    "contamination": "pipelines.stages.contamination",
     "model": "pipelines.stages.model",
     "tokenizer": "pipelines.stages.tokenizer",
     "tokens": "pipelines.stages.tokens",

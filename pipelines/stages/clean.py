@@ -18,7 +18,7 @@ from pipelines.errors import DataError
 from pipelines.plan.jobs import CleanJob
 from pipelines.stages.base import Metrics, StageContext
 from pipelines.stages.clean_exact import remove_duplicates
-from pipelines.stages.clean_steps import Shards, Step
+from pipelines.stages.clean_steps import Shards, Step, contamination_metrics
 
 SHOWN = 500
 """Characters of a row that was removed or cut."""
@@ -44,7 +44,7 @@ def run(ctx: StageContext) -> Metrics:
     is_cut = bool(config.deduplicate and config.deduplicate.spans)
     info = _info(ctx.inputs["dataset"], verdicts, less, is_cut=is_cut)
     (ctx.output / "info.json").write_text(json.dumps(info, indent=1))
-    return _metrics(info)
+    return _metrics(info) | contamination_metrics(ctx.output)
 
 
 def _steps(config: CleanJob) -> Iterator[Step]:
@@ -54,6 +54,10 @@ def _steps(config: CleanJob) -> Iterator[Step]:
         from pipelines.stages.clean_near import remove_near_duplicates  # numba takes a quarter of a second
 
         yield partial(remove_near_duplicates, format=config.format, config=config.deduplicate)
+    if config.decontaminate:  # in whole texts, of which parts may be cut out after it
+        from pipelines.stages.clean_contamination import remove_contaminated
+
+        yield partial(remove_contaminated, format=config.format, config=config.decontaminate)
     if config.deduplicate and config.deduplicate.spans:
         from pipelines.stages.clean_spans import cut_repeated_spans
 
@@ -117,7 +121,7 @@ def _info(dataset: Path, verdicts: Verdicts, less: int, *, is_cut: bool) -> dict
     return info | {"cut": {"rows": rows, "runs": len(verdicts.cuts), "words": dict(sorted(verdicts.cut_words.items()))}}
 
 
-def _metrics(info: Mapping[str, Any]) -> Metrics:
+def _metrics(info: Mapping[str, Any]) -> dict[str, float | int | str]:
     metrics: dict[str, float | int | str] = {
         name: info[name] for name in ("train_in", "train", "holdout", "rows_in", "rows_used", "bytes")
     }
@@ -172,8 +176,8 @@ def _note(ctx: StageContext, config: CleanJob, verdicts: Verdicts) -> None:
     share = 1 - verdicts.kept.mean()
     if config.deduplicate and share > config.deduplicate.warn_above:
         print(
-            f"note: {share:.1%} of {len(verdicts.codes):,} training rows are removed ({_spoken(ctx, verdicts)}); the "
-            f"first of each kind: {ctx.record / 'removed.jsonl'}",
+            f"note: {share:.1%} of {len(verdicts.codes):,} training rows are removed ({_spoken(ctx, verdicts)}); "
+            f"{ctx.job.folder}/record/removed.jsonl shows the first of each",
             flush=True,
         )
 

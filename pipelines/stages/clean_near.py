@@ -29,6 +29,7 @@ def remove_near_duplicates(
     """256 bytes on the disk for each text of each row of the corpus, and 60 bytes of memory; no pair of rows is looked
     at that agrees in no band."""
     common = _common(corpus, shards, format, config.template_share)
+    print(f"{len(common):,} shingles are taken for those of templates", flush=True)
     (folder := shards.ctx.checkpoints / "near").mkdir(exist_ok=True)
     np.save(folder / "common.npy", common)
     settings = {"format": format, "min_words": config.near_min_words, "common": str(folder / "common.npy")}

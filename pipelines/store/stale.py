@@ -84,7 +84,21 @@ def _world(old: Job, new: Job) -> Iterator[str]:
         yield f"the built-in world says other things (version {_shown(old.world, ())} → {new.world})"
 
 
+def _asked(old: Job, new: Job) -> Iterator[str]:
+    """Of the questions of benchmarks, whose tasks stand in no order of the recipe."""
+    before, after = (job.facts()["config"]["tasks"] for job in (old, new))
+    if before != after:
+        was, now = ({task["name"] for task in tasks} for tasks in (before, after))
+        changes = [
+            f"{', '.join(sorted(some))} {what}" for some, what in ((now - was, "new"), (was - now, "gone")) if some
+        ]
+        yield f"the recipe asks other questions ({'; '.join(changes) or 'as many as another limit says'})"
+
+
 def _values(old: Job, new: Job, position: Position) -> Iterator[str]:
+    if new.kind == "benchmarks":
+        yield from _asked(old, new)
+        return
     for chapter, before, after, key in (
         ("config", old.config, new.config, _config_key(new)),
         ("model", old.model, new.model, ("model",)),
@@ -102,7 +116,7 @@ def _values(old: Job, new: Job, position: Position) -> Iterator[str]:
 
 
 def _config_key(job: Job) -> KeyPath:
-    return ("data", job.stage) if job.kind in ("data", "clean", "tokens") else ("stages", job.stage)
+    return ("data", job.stage) if job.kind in ("data", "clean", "contamination", "tokens") else ("stages", job.stage)
 
 
 def _code(old: Job, new: Job) -> Iterator[str]:

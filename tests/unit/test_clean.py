@@ -9,6 +9,7 @@ from tiny_recipe import chain, only_data, planned
 
 from pipelines.cleaning.exact import first_with, key_of, normalised
 from pipelines.errors import DataError
+from pipelines.stages import clean_steps
 
 
 def test_copies_differ_in_case_white_space_and_unicode_form() -> None:
@@ -85,9 +86,11 @@ def test_datasets_are_compared_with_those_of_their_format_that_are_used(tmp_path
     assert jobs["tokens-more"].inputs["dataset"].job == "clean-more"
 
 
-def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
+def test_the_number_of_workers_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clean_steps, "SMALL", 0)
     datasets = {
         name: {"rows": [f"Tale {row % size} of them." for row in range(40)], "held": [f"tale {size - 1} of them."]}
+        | {"deduplicate": {"near": 1}}
         for name, size in (("books", 20), ("web", 30))
     }
     one, two = (run_clean(tmp_path / str(workers), datasets, workers=workers) for workers in (1, 2))

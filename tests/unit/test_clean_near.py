@@ -9,6 +9,7 @@ import pytest
 from clean_jobs import run_clean
 
 from pipelines.cleaning import near
+from pipelines.stages import clean_near, clean_steps
 from pipelines.stages.clean_near import texts_of
 
 NONE = np.zeros(0, np.uint64)
@@ -135,9 +136,8 @@ def test_a_long_question_with_another_answer_is_another_conversation(tmp_path: P
 
 
 def test_the_number_of_workers_changes_no_near_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipelines.stages import clean_near
-
     monkeypatch.setattr(clean_near, "MANY", 10)  # so that bands are parts of their own
+    monkeypatch.setattr(clean_steps, "SMALL", 0)
     rows = [tale(number) for number in range(20)] + [changed(tale(number), number % 4) for number in range(20)]
     one, two = (run_clean(tmp_path / str(n), {"tales": {"rows": rows}}, workers=n)["tales"] for n in (1, 2))
     assert one.digests() == two.digests() and len(one.rows()) == 20

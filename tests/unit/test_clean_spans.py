@@ -8,6 +8,7 @@ import pytest
 from clean_jobs import run_clean
 
 from pipelines.cleaning import spans
+from pipelines.stages import clean_spans, clean_steps
 
 
 def prose(number: int, words: int) -> str:
@@ -92,8 +93,7 @@ def test_repeated_runs_are_cut_across_sources_and_what_is_left_short_goes(tmp_pa
 
 
 def test_the_number_of_workers_and_of_ranges_changes_no_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipelines.stages import clean_spans
-
+    monkeypatch.setattr(clean_steps, "SMALL", 0)
     draw = random.Random(0)
     pieces = [prose(number, draw.randrange(30, 90)) for number in range(25)]
     rows = [" ".join(draw.choices(pieces, k=4)) for _ in range(40)]

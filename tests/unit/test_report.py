@@ -101,6 +101,22 @@ def test_what_cleaning_removed_is_told_by_the_dataset_of_today_that_it_is_like(t
     assert "duplicate of books 30" in (tmp_path / "runs/report.html").read_text()
 
 
+@pytest.mark.parametrize(("action", "fate"), [("drop", "dropped"), ("tell", "told")])
+def test_questions_of_benchmarks_in_training_data_are_told(tmp_path, action, fate):
+    recipe = RECIPE.replace("microworld/text}", f"microworld/text, decontaminate: {action}}}")
+    plan, store = fake_plan(tmp_path / "recipes", recipe=recipe), ArtifactStore(tmp_path / "artifacts")
+    fake_run(plan, store, evil=EVIL)
+    folder = write_report(plan, store, tmp_path / "runs").parent
+    (facts,) = read(folder).contamination
+    assert (facts.data, facts.action, facts.contaminated) == ("village", action, 12)
+    assert (facts.tasks[0].found, facts.tasks[0].questions, facts.tasks[0].holdout_documents) == (7, 400, 0)
+    page = text(folder, "html")
+    assert "<script>" not in page and "1.75%" in page and f">{fate}<" in page
+    assert "Too short to be looked for: 3 of 400 questions of microworld/generation" in page
+    assert f"| 7 of 400 | 3 | 12 ({fate}) |" in text(folder, "md")
+    assert "0 of 9" in text(folder, "md")
+
+
 def test_a_report_of_the_same_artifacts_is_not_made_again(tmp_path, monkeypatch):
     plan, store = fake_plan(tmp_path / "recipes"), ArtifactStore(tmp_path / "artifacts")
     fake_run(plan, store, leave_out=("evaluate-ppo",))

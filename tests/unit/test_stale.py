@@ -55,6 +55,29 @@ def test_values_of_data_model_and_seed(tmp_path: Path) -> None:
     assert why(tmp_path, "dpo", "seed", value=4)[0].startswith("seed 3 → 4 (")
 
 
+def test_the_questions_of_benchmarks(tmp_path: Path) -> None:
+    def asked(*tasks: Any) -> dict[str, Any]:
+        recipe = chain()
+        recipe["data"]["chats"]["decontaminate"] = "tell"
+        recipe["stages"]["evaluate"]["tasks"] = list(tasks)
+        return recipe
+
+    before, _ = loaded_plan(tmp_path, asked("microworld/reasoning", "microworld/generation"))
+    old = before.by_name["benchmarks"]
+    manifest = {"job": old.model_dump(mode="json"), "version": old.config.version}
+    for tasks, told in (
+        (["microworld/generation", "microworld/reasoning"], []),
+        (["microworld/generation", {"name": "microworld/reasoning", "limit": 3}], ["as many as another limit says"]),
+        (
+            ["microworld/generation", "microworld/comprehension"],
+            ["microworld/comprehension new; microworld/reasoning gone"],
+        ),
+    ):
+        after, position = loaded_plan(tmp_path, asked(*tasks))
+        found = [one for one in differences(manifest, after.by_name["benchmarks"], position) if "questions" in one]
+        assert found == [f"the recipe asks other questions ({one})" for one in told]
+
+
 def test_an_input(tmp_path: Path) -> None:
     assert why(tmp_path, "dpo", "stages", "sft", "learning_rate", value=5e-5) == ["depends on sft"]
     assert why(tmp_path, "dpo", "stages", "dpo", "model", value="pretrain") == [
