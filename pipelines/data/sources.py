@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from pipelines.data.blocks import Item
+from pipelines.data.blocks import Item, Source
 from pipelines.data.files import read_file
 from pipelines.errors import DataError, MachineError
 from pipelines.recipe.data import Dataset
@@ -13,25 +13,25 @@ from pipelines.recipe.data import Dataset
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def read(dataset: Dataset, files: Sequence[Path], cache: Path) -> Iterator[Item]:
+def read(dataset: Dataset, files: Sequence[Source], cache: Path) -> Iterator[Item]:
     """Rows of a dataset's files or Hub repository, at most `limit`, in an order that never changes."""
     return islice(_source(dataset, dataset.split, files, cache), dataset.limit)
 
 
-def read_holdout(dataset: Dataset, files: Sequence[Path], cache: Path) -> Iterator[Item]:
+def read_holdout(dataset: Dataset, files: Sequence[Source], cache: Path) -> Iterator[Item]:
     """Rows of the holdout that is a source of its own: files, a split, or the built-in world's."""
     if dataset.builtin:
         return read_builtin(dataset, "holdout")
     return _source(dataset, dataset.holdout_split or "", files, cache)
 
 
-def _source(dataset: Dataset, split: str, files: Sequence[Path], cache: Path) -> Iterator[Item]:
+def _source(dataset: Dataset, split: str, files: Sequence[Source], cache: Path) -> Iterator[Item]:
     if dataset.hub:
         return read_hub(dataset.hub, dataset.subset, split, revision=dataset.revision, cache=cache)
     return read_files(files, dataset)
 
 
-def read_files(files: Iterable[Path], dataset: Dataset) -> Iterator[Item]:
+def read_files(files: Iterable[Source], dataset: Dataset) -> Iterator[Item]:
     """Rows of files, one file after the other; a file that is named twice is read once."""
     for path in dict.fromkeys(files):
         yield from read_file(path, dataset.separator, dataset.column_names, dataset.quoting)

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.data.account import KEPT, Account, Tally, check, digest_of
+from pipelines.data.blocks import Span
 from pipelines.data.formats import Row
 from pipelines.data.row_writer import RowWriter
 from pipelines.data.shards import grouped, make_shards, place
 from pipelines.data.sources import read, read_builtin, read_holdout
+from pipelines.data.spans import spans_of
 from pipelines.data.tokens import SPLITS
 from pipelines.plan.jobs import DataJob
 from pipelines.recipe.data import Dataset
@@ -50,11 +52,16 @@ def _parts(ctx: StageContext, dataset: Dataset) -> Iterator[Path]:
     files = [path for path in ctx.job.files if path not in held]
     common = {"dataset": dataset.model_dump(mode="json"), "cache": str(ctx.checkpoints / "hub")}
     if dataset.files and dataset.limit is None and dataset.layout is None:
-        # What is no file is told by its reader.
-        sizes = [path.stat().st_size if (path := Path(file)).is_file() else 0 for file in files]
-        groups = [[files[number] for number in group] for group in grouped(sizes)]
+        pieces: list[str | list[Any]] = []
+        sizes: list[int] = []
+        for file in files:
+            found = spans_of(Path(file), dataset.separator)
+            pieces += [[file, *span[1:]] for span in found] or [file]
+            # What is no file is told by its reader.
+            sizes += [span.stop - span.start for span in found] or [_size(Path(file))]
+        groups: list[list[Any]] = [[pieces[number] for number in group] for group in grouped(sizes)]
     else:
-        groups = [files]
+        groups = [[*files]]
     own: list[Path] = []
     if held or dataset.holdout_split:
         own = _made(ctx, "holdout", [common | {"split": "holdout", "files": held}])
@@ -62,6 +69,10 @@ def _parts(ctx: StageContext, dataset: Dataset) -> Iterator[Path]:
     split = "train" if own else "both"
     more = {"held": str(own[0] / HELD)} if own else {}
     yield from _made(ctx, "rows", [common | {"split": split, "files": group} | more for group in groups])
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _made(ctx: StageContext, name: str, parts: Sequence[Mapping[str, Any]]) -> list[Path]:
@@ -85,7 +96,8 @@ def _part(part: Mapping[str, Any], folder: Path) -> None:
 
 def _split_rows(part: Mapping[str, Any], dataset: Dataset, account: Account, folder: Path) -> Iterator[tuple[str, Row]]:
     """(split, row) of every usable row."""
-    files, cache = [Path(path) for path in part["files"]], Path(part["cache"])
+    files = [Path(file) if isinstance(file, str) else Span(Path(file[0]), *file[1:]) for file in part["files"]]
+    cache = Path(part["cache"])
     if part["split"] == "holdout":
         # What others measure on stays whole.
         with (folder / HELD).open("wb") as held:
