@@ -38,11 +38,14 @@ def shrunk(recipe: Recipe) -> dict[str, str]:
     found = {"name": "twin", "launch": "cpu"}
     others = iter(("text", "web"))  # datasets that are compared with each other are not one and the same
     for name, dataset in recipe.data.items():
-        is_compared = dataset.deduplicate and dataset.format == "text" and not dataset.builtin
+        if dataset.builtin:
+            found[f"data.{name}.limit"] = "150"
+            continue
+        is_compared = dataset.deduplicate and dataset.format == "text"
         track = next(others) if is_compared else WORLD[dataset.format]
         cleaning = ", deduplicate: true" if dataset.deduplicate else ""
         cleaning += f", decontaminate: {dataset.decontaminate.action}" if dataset.decontaminate else ""
-        found[f"data.{name}"] = f"{{builtin: {dataset.builtin or f'microworld/{track}'}, limit: 150{cleaning}}}"
+        found[f"data.{name}"] = f"{{builtin: microworld/{track}, limit: 150{cleaning}}}"
     assert isinstance(recipe.model, ModelConfig)
     layers = len(recipe.model.layer_types or ()) or 2
     sizes = {"hidden_size": 16, "num_hidden_layers": layers, "num_attention_heads": 2, "max_position_embeddings": 256}
