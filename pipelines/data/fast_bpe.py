@@ -34,14 +34,11 @@ PROBES = (
 class FastBpe:
     """The engine of one tokenizer; made by `of`."""
 
-    def __init__(self, ranks: dict[bytes, int], ids: np.ndarray, pattern: str):
+    def __init__(self, ids: dict[bytes, int], pattern: str):
+        """`ids` of all tokens, those of merged ones in the order of their merges: all that a rank must be."""
         import tiktoken
 
-        self._engine = tiktoken.Encoding("sourdough", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
-        self._ids = ids
-        first = int(ids[0])
-        # A vocabulary that tokenizers trains holds the bytes and the merges in their order, behind control tokens.
-        self._shift = first if np.array_equal(ids, np.arange(first, first + len(ids))) else None
+        self._engine = tiktoken.Encoding("sourdough", pat_str=pattern, mergeable_ranks=ids, special_tokens={})
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "FastBpe | None":
@@ -60,23 +57,17 @@ class FastBpe:
             return None
         if any(len(tokenizer.model.tokenize(token)) != 1 for token in merged):
             return None
-        ranks = {bytes(bytes_of[character] for character in token): rank for rank, token in enumerate(order)}
+        named = zip(order, ids.tolist(), strict=True)
         try:
-            return cls(ranks, ids, pattern)
+            return cls({bytes(bytes_of[character] for character in token): number for token, number in named}, pattern)
         except ValueError:  # tiktoken reads another dialect of regular expressions
             return None
 
     def encode(self, texts: Sequence[str], *, num_threads: int) -> list[Ids]:
         """Ids of each text, without control tokens."""
-        found = (
-            [self._engine.encode_ordinary(text) for text in texts]
-            if num_threads == 1
-            else self._engine.encode_ordinary_batch(list(texts), num_threads=num_threads)
-        )
-        if self._shift is None:
-            return [self._ids[ranks].tolist() for ranks in found]
-        shift = self._shift
-        return [[rank + shift for rank in ranks] for ranks in found] if shift else found
+        if num_threads == 1:
+            return [self._engine.encode_ordinary(text) for text in texts]
+        return self._engine.encode_ordinary_batch(list(texts), num_threads=num_threads)
 
     def agrees(self, tokenizer: Tokenizer, texts: Sequence[str]) -> bool:
         """Whether these texts, and some of all kinds, get the same ids from the tokenizer itself."""
