@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +29,9 @@ class ChatRenderer:
     """
 
     MANY = 256
-    """Texts of a batch from which on the faster engine is made, and of which it must give the same ids."""
+    """Texts of a batch from which on the faster engine is made; so many passages of them it must give the same ids."""
+    PASSAGE = 2_048
+    """Characters."""
 
     AT_ONCE = 1 << 18
     """Characters, about: what tokenizers keeps of each token takes a hundred bytes, and more than caches hold is slow.
@@ -178,9 +181,11 @@ class ChatRenderer:
         return found
 
     def _engine(self, texts: Sequence[str]) -> FastBpe | FastChars | None:
-        if self._fast is None and len(texts) >= self.MANY:
+        if self._fast is None and (len(texts) >= self.MANY or sum(map(len, texts)) >= self.MANY * self.PASSAGE):
             made = FastBpe.of(self.tokenizer) or FastChars.of(self.tokenizer)
-            self._fast = made if made is not None and made.agrees(self.tokenizer, texts[: self.MANY]) else False
+            passages = (text[at : at + self.PASSAGE] for text in texts for at in range(0, len(text), self.PASSAGE))
+            shown = list(islice(passages, self.MANY))
+            self._fast = made if made is not None and made.agrees(self.tokenizer, shown) else False
         return self._fast or None
 
 

@@ -20,7 +20,6 @@ from pipelines.data.rows import batches
 from pipelines.data.tokens import Ragged
 
 Ids = list[int]
-_NONE = np.zeros(0, np.uint32)
 
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 """The pieces of `pre_tokenizers.ByteLevel(use_regex=True)`, written without backtracking."""
@@ -45,17 +44,18 @@ JOINED = 1 << 20
 class FastBpe:
     """The engine of one tokenizer; made by `of`."""
 
-    def __init__(self, ranks: dict[bytes, int], ids: np.ndarray, pattern: str):
+    def __init__(self, ids: dict[bytes, int], pattern: str):
+        """`ids` of all tokens, those of merged ones in the order of their merges: all that a rank must be."""
         import tiktoken
 
-        self._begin, self._end = len(ranks), len(ranks) + 1
+        self._begin = max(ids.values()) + 1
+        self._end = self._begin + 1
         self._engine = tiktoken.Encoding(
             "sourdough",
             pat_str=pattern,
-            mergeable_ranks=ranks,
+            mergeable_ranks=ids,
             special_tokens={BEGIN: self._begin, END: self._end},
         )
-        self._ids = ids.astype(np.uint32)
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "FastBpe | None":
@@ -74,9 +74,9 @@ class FastBpe:
             return None
         if any(len(tokenizer.model.tokenize(token)) != 1 for token in merged):
             return None
-        ranks = {bytes(bytes_of[character] for character in token): rank for rank, token in enumerate(order)}
+        named = zip(order, ids.tolist(), strict=True)
         try:
-            return cls(ranks, ids, pattern)
+            return cls({bytes(bytes_of[character] for character in token): number for token, number in named}, pattern)
         except ValueError:  # tiktoken reads another dialect of regular expressions
             return None
 
@@ -87,27 +87,33 @@ class FastBpe:
 
     def documents(self, texts: Sequence[str], *, before: int | None, after: int, num_threads: int) -> Ragged:
         """Ids of each text, between the control tokens `before`, if any, and `after`."""
-        controls = np.array([0 if before is None else before, after], np.uint32)
-        ids = np.concatenate([self._ids, controls])
-        encode = partial(self._encoded, begins=before is not None)
-        groups = list(batches(texts, size=len, most=len(texts), total=JOINED))
+        encode = partial(self._marked, before=before, after=after)
+        groups = list(batches(texts, size=len, most=max(1, len(texts)), total=JOINED))
         if num_threads > 1 and len(groups) > 1:
             with ThreadPoolExecutor(num_threads) as pool:
-                ranks = list(pool.map(encode, groups))
+                found = list(pool.map(encode, groups))
         else:
-            ranks = [encode(group) for group in groups]
-        ends = [np.flatnonzero(some == self._end) + 1 for some in ranks]
-        lengths = [np.diff(some, prepend=0) for some in ends]
-        return Ragged(ids[np.concatenate([_NONE, *ranks])], np.concatenate([_NONE, *lengths]).astype(np.int64))
+            found = [encode(group) for group in groups]
+        none = np.zeros(0, np.uint32)
+        lengths = np.concatenate([none, *(lengths for _, lengths in found)]).astype(np.int64)
+        return Ragged(np.concatenate([none, *(ids for ids, _ in found)]), lengths)
 
-    def _encoded(self, texts: Sequence[str], *, begins: bool) -> np.ndarray:
-        """Ranks of these texts, each between the marks."""
+    def _marked(self, texts: Sequence[str], *, before: int | None, after: int) -> tuple[np.ndarray, np.ndarray]:
+        """(ids of these texts with their control tokens, how many of each text)"""
+        ids = self._between_marks(texts, begins=before is not None).copy()
+        ends = np.flatnonzero(ids == self._end)
+        if before is not None:
+            ids[np.concatenate([[0], ends[:-1] + 1])] = before
+        ids[ends] = after
+        return ids, np.diff(ends, prepend=-1)
+
+    def _between_marks(self, texts: Sequence[str], *, begins: bool) -> np.ndarray:
         if any(BEGIN in text or END in text for text in texts):  # nobody writes that, but somebody could
             alone = [self._engine.encode_to_numpy(text, disallowed_special=()) for text in texts]
-            marks = [np.array([self._begin] * begins), np.array([self._end])]
-            return np.concatenate([part for one in alone for part in (marks[0], one, marks[1])]).astype(np.uint32)
-        begin = BEGIN if begins else ""
-        joined = begin + f"{END}{begin}".join(texts) + END
+            begin, end = np.array([self._begin] * begins, np.uint32), np.array([self._end], np.uint32)
+            return np.concatenate([part for one in alone for part in (begin, one, end)])
+        begin_mark = BEGIN if begins else ""
+        joined = begin_mark + f"{END}{begin_mark}".join(texts) + END
         return self._engine.encode_to_numpy(joined, allowed_special="all")
 
     def agrees(self, tokenizer: Tokenizer, texts: Sequence[str]) -> bool:

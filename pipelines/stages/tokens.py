@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 from pipelines.data.chat import ChatRenderer
 from pipelines.data.formats import Row, num_bytes
 from pipelines.data.labels import label_kind_of
-from pipelines.data.rows import read_group, row_groups
+from pipelines.data.rows import batches, read_group, row_groups
 from pipelines.data.shards import grouped, make_shards
 from pipelines.data.tokens import SPLITS, TokenTable, TokenWriter, merge
 from pipelines.errors import DataError
@@ -21,6 +23,8 @@ CHECKED = 100
 """Rows of each split, in each shard, that are decoded again before they are written."""
 LENGTHS = "lengths.json"
 """Of the record: a histogram of the training rows by their tokens."""
+AT_ONCE = 2 << 20
+"""Bytes of text that are encoded together: a number of Python takes ten times the memory of the text it stands for."""
 SIZE = "size.json"
 """Of a shard: bytes of its texts."""
 PLAIN: Mapping[str, Mapping[str, str]] = {
@@ -57,7 +61,8 @@ def _part(part: Mapping[str, Any], folder: Path) -> None:
     writer = TokenWriter(folder, format=format, vocab_size=renderer.vocab_size)
     size, checked = 0, dict.fromkeys(SPLITS, 0)
     for split, file, number in part["groups"]:
-        for batch in read_group(Path(part["dataset"]) / file, number):
+        rows = chain.from_iterable(read_group(Path(part["dataset"]) / file, number))
+        for batch in batches(rows, size=partial(num_bytes, format), most=1024, total=AT_ONCE):
             encoded = encode(renderer, format, batch)
             for place in range(min(len(batch), max(0, CHECKED - checked[split]))):
                 row = {column: values[place] for column, values in encoded.items()}

@@ -81,6 +81,18 @@ def test_ids_that_do_not_stand_in_a_row_are_looked_up() -> None:
     assert max(map(max, slowly(moved, TEXTS))) > 307
 
 
+def test_the_ids_of_bytes_may_stand_behind_those_of_merges() -> None:
+    tokenizer = trained()
+    order = sorted(tokenizer.get_vocab(False).items(), key=lambda item: (len(item[0]) == 1, item[1]))
+    merges = [tuple(merge) for merge in json.loads(tokenizer.to_str())["model"]["merges"]]
+    moved = Tokenizer(models.BPE(vocab={token: number for number, (token, _) in enumerate(order)}, merges=merges))
+    moved.pre_tokenizer = tokenizer.pre_tokenizer
+    fast = FastBpe.of(moved)
+    assert fast is not None
+    texts = [*TEXTS, "".join(TEXTS).replace(" ", "") * 20]
+    assert fast.encode(texts, num_threads=1) == slowly(moved, texts)
+
+
 def test_a_vocabulary_that_tiktoken_would_read_otherwise_has_no_engine() -> None:
     """`abc` is made of a and bc, but ab comes first, and nothing joins ab and c: tiktoken would."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -138,6 +150,9 @@ def test_a_renderer_gives_the_same_ids_for_one_text_and_for_many(monkeypatch: py
     many = renderer.documents(texts).tolist()
     assert renderer._fast
     assert many == [renderer.document(text) for text in texts]
+    long = ChatRenderer(tokenizer, None, {**ids, "vocab_size": 400, "add_bos_token": True})
+    assert long.documents(["".join(texts) * 100]).tolist() == [renderer.document("".join(texts) * 100)]
+    assert long._fast
     other = ChatRenderer(tokenizer, None, {**ids, "vocab_size": 400, "add_bos_token": True})
     monkeypatch.setattr(FastBpe, "agrees", lambda *_: False)
     assert other.documents(texts).tolist() == many
