@@ -38,15 +38,16 @@ from pipelines.plan.jobs import CleanJob, Job
 from pipelines.recipe.deduplicate import Deduplicate
 from pipelines.recipe.evaluation import TaskConfig
 from pipelines.recipe.quality import QualityField
-from pipelines.report.plots import BLUE, GREY, ORANGE, SHADES, Series, curves
+from pipelines.report.drawing import BLUE, GREY, ORANGE, SHADES
+from pipelines.report.plots import Series, curves
 from pipelines.stages import clean
 from pipelines.stages.base import StageContext
 
 ROOT = Path(__file__).parents[1]
 NAME = "holdout_bits_per_byte"
 """In metrics.jsonl."""
-LOOKS = 8
-"""Points of a curve."""
+LOOKS = 6
+"""Points of a curve, held-out bits per byte by steps."""
 # The world's text has few stop words and says things again by nature; thresholds of English prose would drop it.
 WORLD = (
     "[bad_characters, lines, {kind: language, keep: [en]}, {kind: gopher_quality, min_stop_words: 0}, "
@@ -83,9 +84,7 @@ def main() -> None:
     print(json.dumps(facts, indent=1))
     (folder / "better_data.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
     series = [_curve(arm, found["curve"]) for arm, found in facts["arms"].items()]
-    (options.plot or folder / "better_data.svg").write_text(
-        curves(series, xlabel="thousand tokens; held-out bits per byte")
-    )
+    (options.plot or folder / "better_data.svg").write_text(curves(series, xlabel="step"))
     print(f"in {folder}", file=sys.stderr)
 
 
@@ -201,7 +200,7 @@ def _scores(arm: str, folder: Path, seeds: int) -> tuple[dict[str, Any], tuple[n
         bits, sizes = document_bits(subject, TaskConfig(name="bits_per_byte", data="heap"), run / "tokens-heap/output")
         all_bits.append(bits)
         lines = [json.loads(line) for line in (stage / "record/metrics.jsonl").read_text().splitlines()]
-        curve.append({line["tokens"]: line[NAME] for line in lines if NAME in line})
+        curve.append({line["step"]: line[NAME] for line in lines if NAME in line})
     info = json.loads((_dataset(run) / "info.json").read_text())
     facts = json.loads((run / "pretrain_0/manifest.json").read_text())["metrics"]
     found = {
@@ -240,9 +239,12 @@ def _compared(arms: dict[str, Any], bits: dict[str, tuple[np.ndarray, np.ndarray
 
 
 def _curve(arm: str, curve: Sequence[dict[int, float]]) -> Series:
-    places = sorted(curve[0])
-    values = [math.fsum(line[place] for line in curve) / len(curve) for place in places]
-    return Series(arm, [int(place) / 1000 for place in places], values, COLOURS[arm], None, True)
+    """The mean over seeds, and between the lowest and the highest of them a band."""
+    steps = sorted(curve[0])
+    columns = [[line[step] for line in curve] for step in steps]
+    means = [math.fsum(values) / len(values) for values in columns]
+    spread = [(max(values) - min(values)) / 2 for values in columns]
+    return Series(arm, [float(step) for step in steps], means, COLOURS[arm], spread, True)
 
 
 if __name__ == "__main__":

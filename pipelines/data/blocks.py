@@ -33,6 +33,25 @@ class Line(NamedTuple):
     number: int
 
 
+class Span(NamedTuple):
+    """Whole rows of a plain file of lines."""
+
+    path: Path
+    start: int
+    stop: int
+    """Bytes, from `start` to before `stop`."""
+    line: int
+    """Number of its first line."""
+
+
+Source = Path | Span
+
+
+def path_of(source: Source) -> Path:
+    """The file itself."""
+    return source.path if isinstance(source, Span) else source
+
+
 def unpacked(path: Path) -> Iterator[bytes]:
     """The unpacked bytes of a file, in blocks. A file that ends too early is a DataError, never a shorter file."""
     suffix = path.suffix.lower()
@@ -78,11 +97,14 @@ def _unzstd(file: io.BufferedIOBase) -> Iterator[bytes]:
 UNPACK: Mapping[str, Callable[[Any], Iterator[bytes]]] = {".bz2": _bunzip, ".gz": _gunzip, ".zst": _unzstd}
 
 
-def lines(path: Path) -> Iterator[Line]:
+def lines(source: Source) -> Iterator[Line]:
     r"""Lines end with \n or \r\n and with nothing else: U+2028, U+0085 and a lone \r belong to the text."""
     pending: list[bytes] = []
-    size, number = 0, 1
-    for block in without_bom(path, unpacked(path)):
+    path, size, number = path_of(source), 0, 1
+    found = unpacked(path)
+    if isinstance(source, Span):
+        found, number = _between(source), source.line
+    for block in without_bom(path, found) if number == 1 else found:
         *ended, rest = block.split(b"\n")
         for part in ended:
             too_long = size + len(part) > LARGEST_ROW
@@ -94,6 +116,15 @@ def lines(path: Path) -> Iterator[Line]:
         pending = [*pending, rest] if size <= LARGEST_ROW else []
     if size:
         yield Line(b"".join(pending) if size <= LARGEST_ROW else None, number)
+
+
+def _between(span: Span) -> Iterator[bytes]:
+    left = span.stop - span.start
+    with span.path.open("rb") as file:
+        file.seek(span.start)
+        while block := file.read(min(BLOCK, left)):
+            left -= len(block)
+            yield block
 
 
 def without_bom(path: Path, found: Iterator[bytes]) -> Iterator[bytes]:

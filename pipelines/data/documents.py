@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipelines.data import blocks
-from pipelines.data.blocks import Item, Line, decoded, lines, unpacked
+from pipelines.data.blocks import Item, Line, Source, decoded, lines, path_of, unpacked
 
 Separator = Literal["file", "line", "blank_line"]
 
@@ -18,9 +18,9 @@ LARGEST_PAGE = 2_000_000
 page of many small marks: at 2 MB up to 17 seconds, at 5 MB two minutes."""
 
 
-def read_txt(path: Path, separator: Separator) -> Iterator[Item]:
+def read_txt(source: Source, separator: Separator) -> Iterator[Item]:
     """Documents of a text file. Empty lines between documents are no rows."""
-    yield from _documents(path, lines(path), separator)
+    yield from _documents(path_of(source), lines(source), separator)
 
 
 def read_md(path: Path, separator: Separator) -> Iterator[Item]:

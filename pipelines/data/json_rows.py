@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.data import blocks
-from pipelines.data.blocks import Item, Row, decoded, lines, unpacked, without_bom
+from pipelines.data.blocks import Item, Row, Source, decoded, lines, path_of, unpacked, without_bom
 from pipelines.errors import DataError
 
 LEVELS = 256
@@ -29,8 +29,9 @@ def _object(pairs: list[tuple[str, Any]]) -> Row:
 _DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
-def read_jsonl(path: Path) -> Iterator[Item]:
-    for line in lines(path):
+def read_jsonl(source: Source) -> Iterator[Item]:
+    path = path_of(source)
+    for line in lines(source):
         text, reason = decoded(line)
         if text is not None and not text.strip():
             continue

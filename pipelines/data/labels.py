@@ -93,8 +93,8 @@ def _is_whole(name: str) -> bool:
 
 def _labels(tables: Sequence[TokenTable]) -> Iterator[tuple[Any, TokenTable, int]]:
     for table in tables:
-        for row in range(len(table)):
-            yield table.value("label", row), table, row
+        for row, label in enumerate(table.json_values("label")):
+            yield label, table, row
 
 
 def _short(names: Sequence[str]) -> str:

@@ -80,5 +80,5 @@ def _faults_of_the_best(
 
 def _only_value(tables: Sequence[TokenTable]) -> float | None:
     """The number that all labels are, if they are one."""
-    found = {table.value("label", row) for table in tables for row in range(len(table))}
+    found = {label for table in tables for label in table.json_values("label")}
     return found.pop() if len(found) == 1 else None

@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pipelines.data.blocks import Item
+from pipelines.data.blocks import Item, Source
 from pipelines.data.files import read_file
 from pipelines.data.hub import Split, cached_snapshot, hub_error, read_split, require_pin
 from pipelines.errors import DataError
@@ -15,19 +15,19 @@ Part = Mapping[str, Any]
 """Some files of a split of the Hub, as `hub.Split.part` describes them."""
 
 
-def read(dataset: Dataset, files: Sequence[Path], cache: Path, part: Part | None = None) -> Iterator[Item]:
+def read(dataset: Dataset, files: Sequence[Source], cache: Path, part: Part | None = None) -> Iterator[Item]:
     """Rows of a dataset's files or Hub repository, at most `limit`, in an order that never changes."""
     return islice(_source(dataset, dataset.split, files, cache, part), dataset.limit)
 
 
-def read_holdout(dataset: Dataset, files: Sequence[Path], cache: Path, part: Part | None = None) -> Iterator[Item]:
+def read_holdout(dataset: Dataset, files: Sequence[Source], cache: Path, part: Part | None = None) -> Iterator[Item]:
     """Rows of the holdout that is a source of its own: files, a split, or the built-in world's."""
     if dataset.builtin:
         return read_builtin(dataset, "holdout")
     return _source(dataset, dataset.holdout_split or "", files, cache, part)
 
 
-def _source(dataset: Dataset, split: str, files: Sequence[Path], cache: Path, part: Part | None) -> Iterator[Item]:
+def _source(dataset: Dataset, split: str, files: Sequence[Source], cache: Path, part: Part | None) -> Iterator[Item]:
     if part:
         return read_split(Split.of_json(part), cache)
     if dataset.hub:
@@ -35,7 +35,7 @@ def _source(dataset: Dataset, split: str, files: Sequence[Path], cache: Path, pa
     return read_files(files, dataset)
 
 
-def read_files(files: Iterable[Path], dataset: Dataset) -> Iterator[Item]:
+def read_files(files: Iterable[Source], dataset: Dataset) -> Iterator[Item]:
     """Rows of files, one file after the other; a file that is named twice is read once."""
     for path in dict.fromkeys(files):
         yield from read_file(path, dataset.separator, dataset.column_names, dataset.quoting)

@@ -2,8 +2,9 @@
 
 import json
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -29,6 +30,8 @@ COLUMNS: Mapping[str, Mapping[str, ColumnType]] = {
 depend on the model; `pair_ids` are empty where there is one text only."""
 
 META = "meta.json"
+MOST_KNOWN = 10_000
+"""JSON values that are read once."""
 
 
 def dtype_of(vocab_size: int) -> str:
@@ -240,6 +243,21 @@ class TokenTable:
             return part
         text = part.tobytes().decode()
         return json.loads(text) if kind == "json" else text
+
+    def json_values(self, column: str) -> Iterator[Any]:
+        """A column of JSON values from its first row to its last, far faster than row by row where many are alike.
+
+        Values that are alike may be one object: leave them as they are."""
+        known: dict[bytes, Any] = {}
+        for shard in self.shards:
+            text, ends = shard.data[column].tobytes(), shard.offsets[column].tolist()
+            for start, end in pairwise(ends):
+                spelled = text[start:end]
+                if spelled not in known:
+                    if len(known) == MOST_KNOWN:
+                        known.clear()
+                    known[spelled] = json.loads(spelled)
+                yield known[spelled]
 
     def row(self, row: int) -> dict[str, Any]:
         """All columns of one row."""

@@ -5,7 +5,8 @@ from typing import Any
 
 from pipelines.errors import KeyPath
 from pipelines.recipe.base import Consumes, Reads, Section
-from pipelines.recipe.evaluation import TaskConfig
+from pipelines.recipe.decontaminate import Decontaminate
+from pipelines.recipe.evaluation import EvaluateStage, TaskConfig
 from pipelines.recipe.finetune import FinetuneStage
 from pipelines.recipe.kinds import made_by
 from pipelines.recipe.outline import Fault, Outline, given
@@ -105,13 +106,19 @@ def _read_by(name: str, outline: Outline) -> Iterator[Step]:
 
 
 def _of_clean(name: str, outline: Outline) -> Iterator[Step]:
-    """The dataset, and those that it is compared with."""
+    """The dataset, those that it is compared with, and those whose holdouts are benchmarks that it must not have."""
     dataset = outline.data[name]
     yield ("data", name), ("data", name)
     if given(dataset, "deduplicate"):
         for other, one in outline.data.items():
             if given(one, "deduplicate") and given(one, "format") == given(dataset, "format"):
                 yield ("data", name, "deduplicate"), ("data", other)
+    asked = given(dataset, "decontaminate")
+    if isinstance(asked, Decontaminate) and given(asked, "action") == "drop":
+        for stage in outline.stages.values():
+            for task in (given(stage, "tasks") or ()) if isinstance(stage, EvaluateStage) else ():
+                if isinstance(task, TaskConfig) and (other := given(task, "data")) in outline.data:
+                    yield ("data", name, "decontaminate"), ("data", str(other))
 
 
 def _of_data(name: str, outline: Outline) -> Iterator[Step]:

@@ -67,20 +67,24 @@ def _tasks(plan: Plan, job: Job, folders: Mapping[str, Path]) -> Iterator[str]:
     assert isinstance(config, EvaluateStage)
     if not isinstance(model.config, FinetuneStage):
         return
-    for number, task in enumerate(config.tasks):
-        name = job.inputs[f"task.{number}.data"].job if task.name == "classification" else ""
-        if name not in folders:
-            continue
-        try:
-            lesson = _lesson(plan, model, folders)
-        except DataError:
-            return  # told at the stage
-        if lesson is None or lesson.kind is None:
-            return
+    asked = {
+        job.inputs[f"task.{number}.data"].job
+        for number, task in enumerate(config.tasks)
+        if task.name == "classification"
+    }
+    if not (asked := {name for name in asked if name in folders}):
+        return
+    try:
+        lesson = _lesson(plan, model, folders)
+    except DataError:
+        return  # told at the stage
+    if lesson is None or lesson.kind is None:
+        return
+    for name in sorted(asked):
         try:
             check_labels(_tables([name], folders, "holdout"), lesson.kind, lesson.names, _places(plan, [name], folders))
         except DataError as error:
-            yield f"{job.name}: task {task.name}: {error}"
+            yield f"{job.name}: task classification: {error}"
 
 
 def _tables(names: Iterable[str], folders: Mapping[str, Path], split: "Split") -> "list[TokenTable]":

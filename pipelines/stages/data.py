@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.data.account import KEPT, Account, Tally, check, digest_of
+from pipelines.data.blocks import Span
 from pipelines.data.formats import Row
 from pipelines.data.hub import Split, find
 from pipelines.data.row_writer import RowWriter
 from pipelines.data.shards import grouped, make_shards, place
 from pipelines.data.sources import read, read_builtin, read_holdout
+from pipelines.data.spans import spans_of
 from pipelines.data.tokens import SPLITS
 from pipelines.errors import DataError
 from pipelines.plan.jobs import DataJob
@@ -76,9 +78,8 @@ def _parts(ctx: StageContext, dataset: Dataset) -> Iterator[Path]:
             {"files": [], "hub": source.part(group)} for group in _groups(dataset, source.sizes)
         ]
     else:
-        # What is no file is told by its reader.
-        sizes = [path.stat().st_size if (path := Path(file)).is_file() else 0 for file in files]
-        groups = [{"files": [files[number] for number in group]} for group in _groups(dataset, sizes)]
+        pieces, sizes = _pieces(dataset, files)
+        groups = [{"files": [pieces[number] for number in group]} for group in _groups(dataset, sizes)]
     made = _made(ctx, "rows", [common | more | group for group in groups])
     if dataset.limit is None:
         _require_promised(made, source)
@@ -86,8 +87,8 @@ def _parts(ctx: StageContext, dataset: Dataset) -> Iterator[Path]:
 
 
 def _groups(dataset: Dataset, sizes: Sequence[int]) -> list[Sequence[int]]:
-    """Numbers of the files of each part. Rows that mean something together, and the first so many, need one part."""
-    if sizes and dataset.limit is None and dataset.layout is None:
+    """Numbers of the files of each part."""
+    if sizes and _is_cut(dataset):
         return list(grouped(sizes))
     return [range(len(sizes))]
 
@@ -101,6 +102,23 @@ def _require_promised(folders: Sequence[Path], source: Split | None) -> None:
             f"hub: {source.repo} gave {came:,} rows, and its card says {source.rows:,}; fetch it again, or choose "
             "another revision"
         )
+
+
+def _pieces(dataset: Dataset, files: Sequence[str]) -> tuple[list[str | list[Any]], list[int]]:
+    """Files, and of large ones the spans that can be read apart; how many bytes each has."""
+    pieces, sizes = list[str | list[Any]](), list[int]()
+    for file in files:
+        path = Path(file)
+        found = spans_of(path, dataset.separator) if _is_cut(dataset) else []
+        pieces += [[file, *span[1:]] for span in found] or [file]
+        # What is no file is told by its reader.
+        sizes += [span.stop - span.start for span in found] or [path.stat().st_size if path.is_file() else 0]
+    return pieces, sizes
+
+
+def _is_cut(dataset: Dataset) -> bool:
+    """Rows that mean something together, and the first so many, need one part."""
+    return dataset.limit is None and dataset.layout is None
 
 
 def _made(ctx: StageContext, name: str, parts: Sequence[Mapping[str, Any]]) -> list[Path]:
@@ -146,7 +164,8 @@ def _judge(part: Mapping[str, Any], dataset: Dataset) -> "Quality | None":
 
 def _split_rows(part: Mapping[str, Any], dataset: Dataset, account: Account, folder: Path) -> Iterator[tuple[str, Row]]:
     """(split, row) of every usable row."""
-    files, source = [Path(path) for path in part["files"]], part.get("hub")
+    files = [Path(file) if isinstance(file, str) else Span(Path(file[0]), *file[1:]) for file in part["files"]]
+    source = part.get("hub")
     cache = folder / FETCHED if source else Path(part["cache"])
     if part["split"] == "holdout":
         # What others measure on stays whole.

@@ -97,8 +97,8 @@ def class_weights(config: FinetuneStage, mix: list[Source], names: tuple[str, ..
     if wanted == "balanced":
         counts = dict.fromkeys(names, 0)
         for table in (source.train for source in mix):
-            for row in range(len(table)):
-                for name in names_in(table.value("label", row)):
+            for label in table.json_values("label"):
+                for name in names_in(label):
                     counts[name] += 1
         total = sum(counts.values())
         return torch.tensor([total / (len(names) * counts[name]) for name in names])

@@ -210,3 +210,12 @@ def test_the_planner_finds_a_circle_too(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("pipelines.recipe.references.find_circles", lambda outline: iter(()))
     with pytest.raises(RecipeError, match="in a circle: tokenizer -> data-web -> judge"):
         planned(tmp_path, recipe)
+
+
+def test_decontamination_may_close_the_circle(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, [CLASSIFIER])
+    recipe["stages"]["evaluate"] = {"models": "pretrain", "tasks": [{"name": "pseudo_perplexity", "data": "web"}]}
+    recipe["data"]["marks"]["decontaminate"] = "tell"
+    assert find_problems(write(tmp_path, recipe)) == []
+    recipe["data"]["marks"]["decontaminate"] = "drop"  # what `web` holds out
+    assert "web -> judge -> marks -> web;" in circle(tmp_path, recipe)

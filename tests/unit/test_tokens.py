@@ -228,3 +228,17 @@ def test_many_batches_and_shards_give_the_same_rows(
     assert len(table.shards) == 3
     for i in (0, 1_023, 1_024, 2_499):
         assert table.ids("input_ids", i).tolist() == renderer.document(f"drum {i}")
+
+
+def test_a_column_of_json_is_read_from_its_first_row_to_its_last(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("pipelines.data.tokens.MOST_KNOWN", 2)
+    labels = ["a", ["ü", "b"], [], 1.5, "a", "c", "ü", "a"]
+    writer = TokenWriter(tmp_path, format="labelled", vocab_size=100, shard_tokens=3)
+    for start in range(0, len(labels), 2):
+        rows = labels[start : start + 2]
+        writer.append("train", {"text_ids": [[9, 8]] * 2, "pair_ids": [[]] * 2, "label": rows})
+    writer.close()
+    table = TokenTable.open(tmp_path, "train")
+    assert len(table.shards) > 1
+    assert list(table.json_values("label")) == labels == [table.value("label", row) for row in range(len(table))]
+    assert list(TokenTable.open(tmp_path, "holdout").json_values("label")) == []
