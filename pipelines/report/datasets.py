@@ -101,8 +101,9 @@ class DataFacts(Fact):
 
 
 def datasets(plan: Plan, done: Mapping[str, Artifact]) -> list[DataFacts]:
-    """Of every dataset that is read."""
-    return [_data(plan, job, done) for job in plan.jobs if job.kind == "data" and job.name in done]
+    """Of every dataset that is read, in the order of the recipe."""
+    found = {job.stage: _data(plan, job, done) for job in plan.jobs if job.kind == "data" and job.name in done}
+    return [found[name] for name in plan.recipe.data if name in found]
 
 
 def _data(plan: Plan, job: Job, done: Mapping[str, Artifact]) -> DataFacts:

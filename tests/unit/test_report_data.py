@@ -50,7 +50,10 @@ def test_every_filter_is_named_in_its_order_with_examples(folder: Path) -> None:
     assert first.why == "words 3 < 50" and len(first.text) <= 400
     assert sum(reason.rows for reason in village.lost) == village.dropped == 12
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert "quality filters</td><th>repair</th>" in page and "<cite>b.txt:1 · words 3 &lt; 50</cite>" in page
+    assert (
+        '<small class="narrow">quality filters</small>repair</th>' in page
+        and "<cite>b.txt:1 · words 3 &lt; 50</cite>" in page
+    )
 
 
 def test_what_cleaning_does_is_shown_with_examples(tmp_path: Path) -> None:
