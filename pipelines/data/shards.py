@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import multiprocessing
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -107,7 +108,8 @@ def _on_processes(work: Work, parts: Sequence[tuple[Mapping[str, Any], Path]], n
         if not left:
             return
         # Forked processes would copy locks of threads that libraries have started.
-        with ProcessPoolExecutor(min(number, len(left)), mp_context=multiprocessing.get_context("spawn")) as pool:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(number, len(left)), mp_context=context, initializer=_in_one_thread) as pool:
             futures = [pool.submit(_make, work, part, path) for part, path in left]
             try:
                 for future in as_completed(futures):
@@ -120,6 +122,11 @@ def _on_processes(work: Work, parts: Sequence[tuple[Mapping[str, Any], Path]], n
     raise MachineError(
         f"a worker was killed {TRIES} times over; if memory was short, take fewer of them (launch.workers: 1)"
     )
+
+
+def _in_one_thread() -> None:
+    """There is a process for each core: threads of tokenizers beside it would only wait for each other."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 # --- on a cluster -----------------------------------------------------------------------------------------------------
