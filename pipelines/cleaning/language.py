@@ -18,13 +18,14 @@ class _Identifier(LanguageIdentifier):
 
     __slots__ = ("_count", "_features", "_moves", "_of_state", "_rows", "_wide")
 
-    def compile(self) -> None:
-        """To be called once, before it is asked."""
+    def prepare(self) -> "_Identifier":
+        """Itself, once its tables are as the compiled loop wants them."""
         self._moves, self._of_state = np.asarray(self.tk_nextmove), np.asarray(self.tk_output)
         self._rows = np.asarray(self._rowbase, np.int64)
         self._wide = self.nb_ptc.astype(np.float32)
         self._count = np.zeros(len(self._wide), np.float32)
         self._features = np.empty(16 * SHOWN, np.intp)
+        return self
 
     def _raw_score(self, text: bytes) -> np.ndarray:
         if len(text) > len(self._features):
@@ -58,9 +59,7 @@ def _visited(text, moves, rows, of_state, count, features):
 @cache
 def identifier() -> Any:
     """The package's model, read once in 0.4 s."""
-    made = _Identifier.from_model_file(MODEL_FILE, norm_probs=True)
-    made.compile()
-    return made
+    return _Identifier.from_model_file(MODEL_FILE, norm_probs=True).prepare()
 
 
 def language_of(text: str) -> tuple[str, float]:

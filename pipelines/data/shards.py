@@ -109,7 +109,7 @@ def _on_processes(work: Work, parts: Sequence[tuple[Mapping[str, Any], Path]], n
             return
         # Forked processes would copy locks of threads that libraries have started.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(number, len(left)), mp_context=context, initializer=_take_one_core) as pool:
+        with ProcessPoolExecutor(min(number, len(left)), mp_context=context, initializer=_in_one_thread) as pool:
             futures = [pool.submit(_make, work, part, path) for part, path in left]
             try:
                 for future in as_completed(futures):
@@ -124,8 +124,9 @@ def _on_processes(work: Work, parts: Sequence[tuple[Mapping[str, Any], Path]], n
     )
 
 
-def _take_one_core() -> None:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # each of the workers would take all
+def _in_one_thread() -> None:
+    """There is a process for each core: threads of tokenizers beside it would only wait for each other."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 # --- on a cluster -----------------------------------------------------------------------------------------------------
