@@ -89,7 +89,7 @@ def test_a_shrunk_twin_goes_through_all_stages(name: str, tmp_path: Path, monkey
     path = RECIPES / name
     text = ["data.text={builtin: microworld/text}"] if name == "mine.yaml" else []
     recipe = load_recipe(path, text).recipe
-    settings = [f"{key}={value}" for key, value in shrunk(recipe).items()]
+    settings = [*text, *(f"{key}={value}" for key, value in shrunk(recipe).items())]
     twin = load_recipe(path, settings).recipe
     same = [(stage, config.kind, getattr(config, "objective", None)) for stage, config in recipe.stages.items()]
     assert [(s, config.kind, getattr(config, "objective", None)) for s, config in twin.stages.items()] == same
