@@ -201,7 +201,7 @@ def test_several_processes_without_a_loopback_interface_are_refused_at_once(
 def driver(folder: Path) -> subprocess.Popen[str]:
     """A run of slow data in a process of its own, with its worker started."""
     recipe = data_recipe()
-    recipe["data"]["tales"] = {"builtin": "microworld/text"}
+    recipe["data"]["tales"] = {"builtin": "microworld/text", "limit": 60_000}
     path = write(folder, recipe)
     command = [sys.executable, "-m", "pipelines", "data", str(path), "--store", str(folder / "store")]
     process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
