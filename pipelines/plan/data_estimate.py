@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.plan import rates
-from pipelines.plan.derived import DataJob, TokensJob
+from pipelines.plan.derived import CleanJob, DataJob, TokensJob
 from pipelines.plan.estimate import Estimate
 from pipelines.plan.hub_sizes import UNKNOWN, of_hub
 from pipelines.plan.jobs import Job, Plan
@@ -36,6 +36,8 @@ def data_estimates(plan: Plan, finished: Finished, workers: int | None) -> dict[
             made = _real(finished[job.name])
         elif isinstance(config, DataJob):
             made = _of_data(job, config.dataset, hub.get(job.name, UNKNOWN), workers)
+        elif isinstance(config, CleanJob):
+            made = _of_clean(job, config, found, workers)
         elif isinstance(config, TokenizerStage):
             made = _of_tokenizer(config, inputs)
         elif isinstance(config, TokensJob):
@@ -105,6 +107,36 @@ def _filtering(dataset: Dataset, text: int) -> float:
     kinds = [item.kind for item in dataset.quality.filters] if dataset.quality else []
     measures = {name for kind in kinds for name in rates.MEASURED_BY.get(kind, ())}
     return sum(text / rates.FILTER[kind] for kind in kinds) + sum(text / rates.MEASURE[name] for name in measures)
+
+
+def _of_clean(job: Job, config: CleanJob, found: Mapping[str, Estimate], workers: int | None) -> Estimate:
+    """As if nothing were removed: how much that is, only the job knows."""
+    own = found.get(job.inputs["dataset"].job, Estimate())
+    others = [found.get(item.job, Estimate()) for role, item in job.inputs.items() if role.startswith("earlier.")]
+    if own.text_bytes is None or any(other.text_bytes is None for other in others):
+        return Estimate(basis=UNKNOWN.basis)
+    text = own.text_bytes + sum(other.text_bytes or 0 for other in others)
+    rows = (own.rows or 0) + sum(other.rows or 0 for other in others)
+    seconds, working = rates.CLEAN_START_SECONDS, 0
+    if config.deduplicate:
+        seconds += text / rates.DEDUPLICATE
+        working += rows * rates.SIGNATURE_BYTES
+    if config.deduplicate and config.deduplicate.spans:
+        seconds += text / rates.SPANS
+        working += int(text * rates.SPANS_DISK)
+    if config.decontaminate:
+        seconds += own.text_bytes / rates.DECONTAMINATE
+    kept = int(own.text_bytes * rates.ROWS_PER_TEXT)
+    return Estimate(
+        basis="the text before cleaning",
+        bytes_in=text,
+        text_bytes=own.text_bytes,
+        rows=own.rows,
+        core_seconds=seconds,
+        wall_seconds=_wall(seconds, text, workers),
+        disk_bytes=kept + working,
+        kept_bytes=kept,
+    )
 
 
 def _of_world(dataset: Dataset) -> Estimate:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 MB = 1e6
 PART_BYTES = 64 << 20
 """Of input that one worker takes at a time; `data/shards.py` says it too, and a contract test keeps them equal."""
-KINDS = ("data", "tokenizer", "tokens")
+KINDS = ("data", "clean", "tokenizer", "tokens")
 """Of jobs that are told here."""
 
 # --- data -------------------------------------------------------------------------------------------------------------
@@ -87,7 +87,16 @@ BUILTIN: Mapping[str, Track] = {
     "reviews": Track(12_000, 400, 122, 30, 3.3e-5),
     "sentiment": Track(4_000, 800, 87, 22, 3.4e-5),
     "translation": Track(8_000, 800, 59, 22, 3.7e-5),
+    "web": Track(4_000, 200, 947, 162, 1.0e-3),
 }
+
+# --- cleaning ---------------------------------------------------------------------------------------------------------
+
+CLEAN_START_SECONDS = 1.0
+DEDUPLICATE, SPANS, DECONTAMINATE = 25 * MB, 60 * MB, 44 * MB
+"""Bytes of text, with reading and writing; `python benchmarks/dedup.py` and `benchmarks/decontamination.py`."""
+SIGNATURE_BYTES, SPANS_DISK = 512, 1.8
+"""On the disk while the job runs: of each row, and for each byte of text."""
 
 # --- tokenizers and tokens --------------------------------------------------------------------------------------------
 

@@ -145,7 +145,7 @@ def test_tokens_are_told_from_text_and_better_from_what_is_finished(tmp_path: Pa
     assert exact < 0.1 and abs((later["tokens-x"].disk_bytes or 0) - size_of(output)) < 0.1 * size_of(output)
 
 
-@pytest.mark.parametrize("track", sorted(rates.BUILTIN))
+@pytest.mark.parametrize("track", sorted(microworld.TRACKS))
 def test_the_built_in_world_is_as_large_as_told(track: str, tmp_path: Path) -> None:
     known, real = rates.BUILTIN[track], microworld.TRACKS[track]
     assert (known.train, known.holdout) == (real.train, real.holdout)
@@ -153,6 +153,16 @@ def test_the_built_in_world_is_as_large_as_told(track: str, tmp_path: Path) -> N
     assert near(known.text, float(metrics["bytes"]) / float(metrics["rows_used"]))
     (row, *_), *_ = read_rows(output, "train")
     assert near(known.text, num_bytes(real.format, row)) or track == "prompts"
+
+
+def test_cleaned_data_are_told_as_if_nothing_went(tmp_path: Path) -> None:
+    write(tmp_path / "data", "a.jsonl")
+    plain = told(tmp_path, files="data/*")
+    near, cut = (told(tmp_path, files="data/*", deduplicate=fields) for fields in (True, {"spans": 50}))
+    assert near["clean-x"].text_bytes == plain["data-x"].text_bytes == cut["clean-x"].text_bytes
+    assert near["tokens-x"].tokens == plain["tokens-x"].tokens
+    assert 0 < (near["clean-x"].core_seconds or 0) < (cut["clean-x"].core_seconds or 0)
+    assert (near["clean-x"].kept_bytes or 0) < (near["clean-x"].disk_bytes or 0) < (cut["clean-x"].disk_bytes or 0)
 
 
 def test_filters_cost_more_and_what_they_measure_together_is_counted_once(tmp_path: Path) -> None:
