@@ -33,6 +33,12 @@ def test_a_shipped_recipe_is_right(name: str, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out.endswith("no problems\n")
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "mine.yaml"])
+def test_a_shipped_recipe_is_planned(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(RECIPES / name), "--store", str(tmp_path)]) == 0
+    assert "Plan: 0 cached" in capsys.readouterr().out
+
+
 def shrunk(recipe: Recipe) -> dict[str, str]:
     """What is set to make it small: other data, widths and lengths; the same stages, blocks and objectives."""
     found = {"name": "twin", "launch": "cpu"}
