@@ -104,10 +104,9 @@ class ChatRenderer:
 
     def documents(self, texts: Sequence[str]) -> Ragged:
         """The same for many, on all cores."""
-        before = self.bos_id if self.add_bos_token else None
-        if fast := self._engine(texts):
-            return fast.documents(texts, before=before, after=self.eos_id, num_threads=_threads())
-        return Ragged.of(self._encoded(texts)).between(before, self.eos_id)
+        fast = self._engine(texts)
+        rows = fast.rows(texts, num_threads=_threads()) if fast else Ragged.of(self._encoded(texts))
+        return rows.between(self._bos, self.eos_id)
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """The text of ids; control tokens are left out or spelled."""

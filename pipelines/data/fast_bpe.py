@@ -10,7 +10,7 @@ for every token. Engines of regular expressions may know other editions of Unico
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -35,8 +35,9 @@ PROBES = (
 """Texts of all kinds, compared before anything else is."""
 
 
-BEGIN, END = "<|text begins|>", "<|text ends|>"
-"""What texts are joined with: the engine cuts there before anything else, so each text is encoded as if alone."""
+END = "<|text ends|>"
+"""What stands behind each text where several are joined: the engine cuts there before anything else, so each text is
+encoded as if alone."""
 JOINED = 1 << 20
 """Characters of texts that are encoded by one call, about. Each call costs as much as some hundred characters."""
 
@@ -48,13 +49,12 @@ class FastBpe:
         """`ids` of all tokens, those of merged ones in the order of their merges: all that a rank must be."""
         import tiktoken
 
-        self._begin = max(ids.values()) + 1
-        self._end = self._begin + 1
+        self._end = max(ids.values()) + 1
         self._engine = tiktoken.Encoding(
             "sourdough",
             pat_str=pattern,
             mergeable_ranks=ids,
-            special_tokens={BEGIN: self._begin, END: self._end},
+            special_tokens={END: self._end},
         )
 
     @classmethod
@@ -82,39 +82,27 @@ class FastBpe:
 
     def encode(self, texts: Sequence[str], *, num_threads: int) -> list[Ids]:
         """Ids of each text, without control tokens."""
-        found = self.documents(texts, before=None, after=0, num_threads=num_threads)
-        return [found[number][:-1].tolist() for number in range(len(texts))]
+        return self.rows(texts, num_threads=num_threads).tolist()
 
-    def documents(self, texts: Sequence[str], *, before: int | None, after: int, num_threads: int) -> Ragged:
-        """Ids of each text, between the control tokens `before`, if any, and `after`."""
-        encode = partial(self._marked, before=before, after=after)
+    def rows(self, texts: Sequence[str], *, num_threads: int) -> Ragged:
+        """The same as arrays, encoded a megabyte at a time."""
         groups = list(batches(texts, size=len, most=max(1, len(texts)), total=JOINED))
         if num_threads > 1 and len(groups) > 1:
             with ThreadPoolExecutor(num_threads) as pool:
-                found = list(pool.map(encode, groups))
+                found = list(pool.map(self._with_ends, groups))
         else:
-            found = [encode(group) for group in groups]
-        none = np.zeros(0, np.uint32)
-        lengths = np.concatenate([none, *(lengths for _, lengths in found)]).astype(np.int64)
-        return Ragged(np.concatenate([none, *(ids for ids, _ in found)]), lengths)
+            found = [self._with_ends(group) for group in groups]
+        ids = np.concatenate([np.zeros(0, np.uint32), *found])
+        is_end = ids == self._end
+        return Ragged(ids[~is_end], np.diff(np.flatnonzero(is_end), prepend=-1) - 1)
 
-    def _marked(self, texts: Sequence[str], *, before: int | None, after: int) -> tuple[np.ndarray, np.ndarray]:
-        """(ids of these texts with their control tokens, how many of each text)"""
-        ids = self._between_marks(texts, begins=before is not None).copy()
-        ends = np.flatnonzero(ids == self._end)
-        if before is not None:
-            ids[np.concatenate([[0], ends[:-1] + 1])] = before
-        ids[ends] = after
-        return ids, np.diff(ends, prepend=-1)
-
-    def _between_marks(self, texts: Sequence[str], *, begins: bool) -> np.ndarray:
-        if any(BEGIN in text or END in text for text in texts):  # nobody writes that, but somebody could
+    def _with_ends(self, texts: Sequence[str]) -> np.ndarray:
+        """Ids of these texts, with the mark behind each."""
+        if any(END in text for text in texts):  # nobody writes that, but somebody could
+            end = np.array([self._end], np.uint32)
             alone = [self._engine.encode_to_numpy(text, disallowed_special=()) for text in texts]
-            begin, end = np.array([self._begin] * begins, np.uint32), np.array([self._end], np.uint32)
-            return np.concatenate([part for one in alone for part in (begin, one, end)])
-        begin_mark = BEGIN if begins else ""
-        joined = begin_mark + f"{END}{begin_mark}".join(texts) + END
-        return self._engine.encode_to_numpy(joined, allowed_special="all")
+            return np.concatenate([part for one in alone for part in (one, end)])
+        return self._engine.encode_to_numpy(END.join(texts) + END, allowed_special="all")
 
     def agrees(self, tokenizer: Tokenizer, texts: Sequence[str]) -> bool:
         """Whether these texts, and some of all kinds, get the same ids from the tokenizer itself."""

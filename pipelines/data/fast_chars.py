@@ -52,11 +52,11 @@ class FastChars:
         """Ids of each text, without control tokens; in one thread."""
         return [self._encoded(text).tolist() for text in texts]
 
-    def documents(self, texts: Sequence[str], *, before: int | None, after: int, num_threads: int) -> Ragged:
-        """Ids of each text, between the control tokens `before`, if any, and `after`; in one thread."""
+    def rows(self, texts: Sequence[str], *, num_threads: int) -> Ragged:
+        """The same as arrays."""
         found = [self._encoded(text) for text in texts]
         lengths = np.fromiter(map(len, found), np.int64, len(found))
-        return Ragged(np.concatenate([np.zeros(0, np.uint32), *found]), lengths).between(before, after)
+        return Ragged(np.concatenate([np.zeros(0, np.uint32), *found]), lengths)
 
     def _encoded(self, text: str) -> np.ndarray:
         ids = self._table[np.frombuffer(text.encode("utf-32-le"), "<u4")]

@@ -60,15 +60,14 @@ class Ragged(Sequence[np.ndarray]):
             parts = [np.asarray(row, np.int64) for row in rows]
         return cls(np.concatenate([np.zeros(0, np.uint32), *parts]), lengths)
 
-    def between(self, before: int | None, after: int) -> "Ragged":
-        """Each row between one id before it, if any, and one behind it."""
-        begins = before is not None
-        lengths = self.lengths + 1 + begins
+    def between(self, before: Sequence[int], after: int) -> "Ragged":
+        """Each row between some ids before it and one behind it."""
+        lengths = self.lengths + len(before) + 1
         ends = np.cumsum(lengths)
         flat, is_own = np.empty(int(lengths.sum()), self.flat.dtype), np.ones(int(lengths.sum()), bool)
-        flat[ends - 1], is_own[ends - 1] = after, False
-        if begins:
-            flat[ends - lengths], is_own[ends - lengths] = before, False
+        starts = ends - lengths
+        for places, number in [*((starts + n, one) for n, one in enumerate(before)), (ends - 1, after)]:
+            flat[places], is_own[places] = number, False
         flat[is_own] = self.flat
         return Ragged(flat, lengths)
 

@@ -8,7 +8,7 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from pipelines.data.chat import ChatRenderer
-from pipelines.data.fast_bpe import BEGIN, END, FastBpe
+from pipelines.data.fast_bpe import END, FastBpe
 from pipelines.stages.tokenizer_families import byte_level_bpe as train
 
 TEXTS = [
@@ -50,13 +50,14 @@ def test_texts_are_encoded_as_if_alone_however_they_are_joined() -> None:
     tokenizer = trained()
     fast = FastBpe.of(tokenizer)
     assert fast is not None
-    texts = [" ", "a ", " b", "", "x\n", "\n", "1", "2", BEGIN, f"a{END} b", END, "end "] * 3
+    texts = [" ", "a ", " b", "", "x\n", "\n", "1", "2", f"a{END} b", END, "end "] * 3
     expected = slowly(tokenizer, texts)
     for chosen, ids in ((texts, expected), (texts[:8], expected[:8])):
-        found = fast.documents(chosen, before=7, after=9, num_threads=1)
-        assert found.tolist() == [[7, *one, 9] for one in ids]
-        assert fast.documents(chosen, before=None, after=9, num_threads=2).tolist() == [[*one, 9] for one in ids]
-    assert len(fast.documents([], before=7, after=9, num_threads=1)) == 0
+        for num_threads in (1, 2):
+            assert fast.rows(chosen, num_threads=num_threads).tolist() == ids
+        between = fast.rows(chosen, num_threads=1).between([7, 8], 9).tolist()
+        assert between == [[7, 8, *one, 9] for one in ids]
+    assert fast.rows([], num_threads=1).between([7], 9).tolist() == []
 
 
 def test_every_character_is_of_the_same_kind_to_both() -> None:
