@@ -13,7 +13,8 @@ from pipelines.recipe.data import Dataset
 
 
 def origin(job: Job, folder: Path, split: Split, row: int) -> str:
-    """`file:line` of a row of the data job's artifact in `folder`, where its files still say it; else its number."""
+    """`file:line` of a row in `folder`, where the files of its data job still say it; else its number. The folder is
+    that job's own artifact, or what cleaning left of it."""
     assert isinstance(job.config, DataJob)
     dataset = job.config.dataset
     held = {*job.named_files.values()}

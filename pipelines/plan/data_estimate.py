@@ -1,4 +1,4 @@
-"""What data, tokenizer and tokens jobs will read, take and leave, by the measured rates of plan/rates.py."""
+"""What data, clean, tokenizer and tokens jobs will read, take and leave, by the measured rates of plan/rates.py."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -7,7 +7,7 @@ from typing import Any
 
 from pipelines.plan import rates
 from pipelines.plan.derived import CleanJob, DataJob, TokensJob
-from pipelines.plan.estimate import Estimate
+from pipelines.plan.estimate import Estimate, estimate
 from pipelines.plan.hub_sizes import UNKNOWN, of_hub
 from pipelines.plan.jobs import Job, Plan
 from pipelines.plan.sizes import Source, of_files
@@ -35,7 +35,7 @@ def data_estimates(plan: Plan, finished: Finished, workers: int | None) -> dict[
         if job.name in finished:
             made = _real(finished[job.name])
         elif isinstance(config, DataJob):
-            made = _of_data(job, config.dataset, hub.get(job.name, UNKNOWN), workers)
+            made = _of_data(plan, job, config.dataset, hub.get(job.name, UNKNOWN), workers)
         elif isinstance(config, CleanJob):
             made = _of_clean(job, config, found, workers)
         elif isinstance(config, TokenizerStage):
@@ -70,7 +70,7 @@ def _wall(seconds: float, size: float, workers: int | None) -> float | None:
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
-def _of_data(job: Job, dataset: Dataset, hub: Source, workers: int | None) -> Estimate:
+def _of_data(plan: Plan, job: Job, dataset: Dataset, hub: Source, workers: int | None) -> Estimate:
     if dataset.builtin:
         return _of_world(dataset)
     source = hub if dataset.hub else of_files(dataset, [Path(path) for path in job.files])
@@ -78,7 +78,7 @@ def _of_data(job: Job, dataset: Dataset, hub: Source, workers: int | None) -> Es
         return Estimate(basis=source.basis)
     size = sum(source.unpacked.values())
     seconds = rates.DATA_START_SECONDS + sum(map(_reading, source.unpacked, source.unpacked.values()))
-    seconds += _filtering(dataset, source.text)
+    seconds += _filtering(dataset, source.text) + _classifying(plan, job, dataset, source)
     at_once = min(workers or 1, -(-source.bytes_in // rates.PART_BYTES)) if dataset.hub else 0
     disk = int(source.text * rates.ROWS_PER_TEXT) + min(source.bytes_in, at_once * rates.HUB_FILE_BYTES)
     is_whole = dataset.limit is not None or dataset.layout is not None
@@ -106,7 +106,21 @@ def _reading(kind: str, size: int) -> float:
 def _filtering(dataset: Dataset, text: int) -> float:
     kinds = [item.kind for item in dataset.quality.filters] if dataset.quality else []
     measures = {name for kind in kinds for name in rates.MEASURED_BY.get(kind, ())}
-    return sum(text / rates.FILTER[kind] for kind in kinds) + sum(text / rates.MEASURE[name] for name in measures)
+    each = sum(text / rates.FILTER[kind] for kind in kinds if kind != "classifier")
+    return each + sum(text / rates.MEASURE[name] for name in measures)
+
+
+def _classifying(plan: Plan, job: Job, dataset: Dataset, source: Source) -> float:
+    """Seconds of one core for the filter `classifier`; 0 for one whose size is not known before it is here."""
+    asked = dataset.quality.classifier if dataset.quality else None
+    if asked is None or "classifier" not in job.inputs:
+        return 0.0
+    size = estimate(plan, plan.by_name[job.inputs["classifier"].job]).parameters or 0
+    model, text = plan.recipe.model, source.text or 0
+    longest = asked.max_length or (model.max_position_embeddings if model else 0)
+    rows = source.rows or text // rates.ROW_BYTES
+    tokens = min(text / rates.bytes_per_token("byte_level_bpe", rates.VOCAB_SIZE), rows * longest)
+    return size * tokens / rates.CLASSIFIED
 
 
 def _of_clean(job: Job, config: CleanJob, found: Mapping[str, Estimate], workers: int | None) -> Estimate:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.errors import DataError, KeyPath
-from pipelines.plan.jobs import Job, Plan
+from pipelines.plan.jobs import DataJob, Job, Plan
 from pipelines.recipe.evaluation import EvaluateStage
 from pipelines.recipe.finetune import FinetuneStage
 from pipelines.recipe.tree import format_path
@@ -97,12 +97,19 @@ def _places(plan: Plan, names: Iterable[str], folders: Mapping[str, Path]) -> "P
     """Where rows of these tokens come from."""
     from pipelines.data.origins import origin
 
-    data = {folders[name]: plan.by_name[plan.by_name[name].inputs["dataset"].job] for name in names}
+    rows = {folders[name]: plan.by_name[plan.by_name[name].inputs["dataset"].job] for name in names}
 
     def place(table: "TokenTable", row: int) -> str:
-        job = data[table.folder]
+        job = rows[table.folder]
         if job.name not in folders:
             return f"row {row + 1:,} of {table.split} of '{job.stage}'"
-        return origin(job, folders[job.name], table.split, row)
+        return origin(_source(plan, job), folders[job.name], table.split, row)
 
     return place
+
+
+def _source(plan: Plan, job: Job) -> Job:
+    """The data job whose rows these are: cleaning stands between."""
+    while not isinstance(job.config, DataJob):
+        job = plan.by_name[job.inputs["dataset"].job]
+    return job

@@ -38,7 +38,7 @@ class Totals:
     bytes_in: int
     """Of data jobs."""
     core_seconds: float
-    """Of data, tokenizer and tokens jobs."""
+    """Of data, clean, tokenizer and tokens jobs."""
     wall_seconds: float | None
     """None on a cluster."""
     workers: int | None

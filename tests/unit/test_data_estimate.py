@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,7 +26,7 @@ from pipelines.plan.data_estimate import data_estimates
 from pipelines.plan.estimate import Estimate
 from pipelines.plan.planner import make_plan
 from pipelines.recipe.load import load_recipe
-from pipelines.recipe.quality import PRESETS
+from pipelines.recipe.quality import Measuring, Perplexity
 
 WITHIN = 2.0
 """Factor between what is told and what comes."""
@@ -170,7 +170,42 @@ def test_filters_cost_more_and_what_they_measure_together_is_counted_once(tmp_pa
     settings: list[dict[str, Any]] = [{}, {"quality": ["length"]}, {"quality": ["length", "gopher_quality"]}]
     plain, one, two = (told(tmp_path, files="data/*", **more)["data-x"].core_seconds or 0.0 for more in settings)
     assert plain < one and abs(two - one) < 0.01 * (one - plain)
-    assert {kind for preset in PRESETS.values() for kind in preset} <= set(rates.FILTER)
+
+
+def test_every_filter_has_its_rate() -> None:
+    of_bytes = {item.model_fields["kind"].annotation for item in get_args(Measuring | Perplexity)}
+    assert {kind for one in of_bytes for kind in get_args(one)} == set(rates.FILTER)
+
+
+def test_a_classifier_is_told_by_its_size(tmp_path: Path) -> None:
+    write(tmp_path / "data", "a.jsonl")
+    (tmp_path / "marks.jsonl").write_bytes(lines([{"text": "a", "label": 0}, {"text": "b", "label": 1}]))
+
+    def seconds(width: int | None) -> float:
+        quality = [{"kind": "classifier", "model": "judge", "label": 1}] if width else ["length"]
+        trained = {"duration": "1 epochs", "global_batch_size": 4, "learning_rate": 1.0, "max_length": 32}
+        recipe = {
+            "name": "r",
+            "data": {
+                "x": {"files": "data/*", "quality": quality},
+                "marks": {"files": "marks.jsonl", "format": "labelled", "holdout": 0},
+            },
+            "model": {
+                **{"architecture": "encoder", "hidden_size": width or 16, "num_hidden_layers": 1},
+                **{"num_attention_heads": 2, "max_position_embeddings": 32},
+            },
+            "stages": {
+                "tokenizer": {"vocab_size": 600, "data": "marks", "mask_token": True},
+                "pretrain": {"objective": "masked_lm", "data": "x", **trained},
+                "judge": {"kind": "finetune", "task": "classification", "data": "marks", **trained},
+            },
+        }
+        (tmp_path / "r.yaml").write_text(json.dumps(recipe))
+        loaded = load_recipe(tmp_path / "r.yaml")
+        plan = make_plan(loaded.recipe, path=loaded.path, digest=lambda path: path.name)
+        return data_estimates(plan, {}, 2)["data-x"].core_seconds or 0.0
+
+    assert seconds(None) < seconds(16) < seconds(64)
 
 
 def test_work_in_parts_is_shared_and_the_rest_is_not(tmp_path: Path) -> None:

@@ -24,12 +24,13 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def recipe_of(train: list[Any], held: list[Any], **fields: Any) -> Path:
+def recipe_of(train: list[Any], held: list[Any], *, cleaned: bool = False, **fields: Any) -> Path:
     """Pretraining, then a classifier of these labels, whose rows stand from the files' second lines on."""
     for name, labels in (("train", train), ("held", held)):
         lines = [json.dumps({"text": f"{name} {number}", "label": label}) for number, label in enumerate(labels)]
         Path(f"{name}.jsonl").write_text("\n".join(["", *lines, ""]))
-    labelled = {"format": "labelled", "files": "train.jsonl"}
+    labelled: dict[str, Any] = {"format": "labelled", "files": "train.jsonl"}
+    labelled |= {"deduplicate": True} if cleaned else {}
     labelled |= {"holdout_files": "held.jsonl"} if held else {"holdout": 0}
     shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 64}
     tuned = {"kind": "finetune", "task": "classification", "model": "pretrain", "data": "marks", **TRAIN, **fields}
@@ -83,6 +84,11 @@ def test_a_run_tells_of_labels_before_it_trains(capsys: pytest.CaptureFixture[st
         f"tuned: labels that no training row has: 'c' ({Path.cwd()}/held.jsonl:3), 'd' ({Path.cwd()}/held.jsonl:5); "
         "training has 'a', 'b'. Correct the labels, or let training have all of them"
     )
+
+
+def test_labels_of_a_cleaned_dataset_are_told_with_the_lines_of_its_files(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(recipe_of(["a", "b", "a"], ["a", "c"], cleaned=True))]) == 3
+    assert f"labels that no training row has: 'c' ({Path.cwd()}/held.jsonl:3); training" in capsys.readouterr().err
 
 
 def test_what_fits_is_let_through_and_what_is_not_there_is_left_to_the_stage() -> None:
