@@ -42,9 +42,10 @@ MENU = ("Home", "News", "About us", "Weather", "Sign in", "Subscribe to our news
         "Privacy policy", "Map of the village", "Search", "All rights reserved", "Archive", "Shop", "Help")  # fmt: skip
 
 KINDS: Mapping[str, float] = {
-    "page": 0.55,
+    "page": 0.52,
     "copy": 0.07,
     "near_copy": 0.06,
+    "quote": 0.03,
     "quiz": 0.03,
     "salad": 0.05,
     "short": 0.04,
@@ -58,18 +59,20 @@ KINDS: Mapping[str, float] = {
     "contact": 0.02,
 }
 """Share of each kind of page. `broken`, `mojibake` and `contact` are good but for characters, or for what they give
-away; `salad` has the words of stories in no order."""
+away; `salad` has the words of stories in no order; `quote` tells what another page does, with as much of its own."""
 REACH = 400
-"""A copy is of one of so many records before it."""
+"""A copy is of one of so many records before it, and so is what a page quotes."""
+QUOTED_WORDS = 60
+"""At least, one after the other."""
 
 
 def page(split: str, seed: int, i: int, quiz: Quiz) -> dict[str, Any]:
     """A page and its kind."""
     kind = _kind(split, seed, i)
     rng = random_for("web", split, seed, i)
-    if kind in ("copy", "near_copy"):
+    if kind in FROM_OTHERS:
         original = _written(random_for("web", split, seed, _original(split, seed, i, rng)))
-        return {"text": _copied(original, rng) if kind == "copy" else _reworded(original, rng), "kind": kind}
+        return {"text": FROM_OTHERS[kind](original, rng), "kind": kind}
     lines = _written(rng)
     if kind == "quiz":
         lines[1:1] = [quiz(rng) for _ in range(rng.randint(1, 3))]
@@ -81,7 +84,7 @@ def _kind(split: str, seed: int, i: int) -> str:
     if split == "holdout":
         return "page"
     kind = random_for("web kind", split, seed, i).choices([*KINDS], [*KINDS.values()])[0]
-    return "page" if i < REACH and kind in ("copy", "near_copy") else kind
+    return "page" if i < REACH and kind in FROM_OTHERS else kind
 
 
 def _original(split: str, seed: int, i: int, rng: random.Random) -> int:
@@ -113,6 +116,21 @@ def _reworded(lines: list[str], rng: random.Random) -> str:
     first = rng.choice([line for line in OPENINGS if line != lines[0]])
     last = rng.choice([line for line in CLOSINGS if line != lines[-1]])
     return "\n\n".join([first, *lines[1:-1], last])
+
+
+def _quoting(lines: list[str], rng: random.Random) -> str:
+    """A page of its own, in the middle of which stand tales of another."""
+    own, quote = _written(rng), list[str]()
+    while sum(len(line.split()) for line in quote) < QUOTED_WORDS and len(quote) < len(lines) - 2:
+        quote.append(lines[1 + len(quote)])
+    return "\n\n".join([*own[:3], *quote, *own[3:]])
+
+
+FROM_OTHERS: Mapping[str, Callable[[list[str], random.Random], str]] = {
+    "copy": _copied,
+    "near_copy": _reworded,
+    "quote": _quoting,
+}
 
 
 # --- faults -------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ LAYOUTS: dict[Layout, tuple[Format, ...]] = {"tree": ("chat", "preference"), "sc
 
 MICROWORLD_VERSION = 1
 """Raised with every change of what the built-in world says, which makes everything that reads it stale."""
-TRACK_VERSIONS = {"microworld/sentiment": 2}
+TRACK_VERSIONS = {"microworld/sentiment": 2, "microworld/web": 2}
 """Raised where one track alone has changed."""
 # Mirrors the tracks of `pipelines.data.microworld`; a contract test keeps the two equal.
 BUILTIN: dict[str, Format] = {

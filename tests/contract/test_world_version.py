@@ -19,7 +19,7 @@ DIGESTS = {1: "02fd2165f50d9f5c3445cfab88ed15fb357004b73fcf8bf7b0476be3b539f127"
 FIRST = ("text", "chat", "preferences", "prompts")
 """Tracks of the digest above."""
 ADDED = {
-    ("web", 1): "df1bd14433aa917f210f9433b10d96e9d224f5f7bdd489f4f1aa9037c2b3efbe",
+    ("web", 2): "df1bd14433aa917f210f9433b10d96e9d224f5f7bdd489f4f1aa9037c2b3efbe",
     ("reviews", 1): "da2fd683401f77736107bde5631d1d5ae341570517d27e69dea0d77bf46747d5",
     ("sentiment", 2): "c6296b028899b6caf68ccac617c32c99a98bc190d9b17c0e35c03532d6384ff7",
     ("translation", 1): "3fd41aef6b9bd4df5de3d645bc480cb6dd906f0eabbfb5a2d01bf73ea12c6958",

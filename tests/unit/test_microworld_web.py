@@ -7,7 +7,7 @@ from pydantic import TypeAdapter
 
 from pipelines.cleaning.quality import Quality
 from pipelines.data import microworld
-from pipelines.data.microworld_web import KINDS
+from pipelines.data.microworld_web import KINDS, QUOTED_WORDS
 from pipelines.recipe.quality import QualityField
 
 FILTERS = ["repair", "bad_characters", {"kind": "language", "keep": ["en"]}, "lines", "length", "gopher_quality"]
@@ -42,15 +42,28 @@ def test_filters_find_the_junk_and_leave_the_pages(pages: list[dict]) -> None:
     assert found["page"]["kept"] >= 0.99 * found["page"].total()
 
 
+def quoted(lines: tuple[str, ...]) -> set[tuple[str, ...]]:
+    """Neighbouring tales that have QUOTED_WORDS words together, and none too many."""
+    runs = {lines[at : at + count] for count in range(1, 5) for at in range(len(lines) - count + 1)}
+    return {run for run in runs if words_in(run) >= QUOTED_WORDS > words_in(run[:-1])}
+
+
+def words_in(lines: tuple[str, ...]) -> int:
+    return sum(len(line.split()) for line in lines)
+
+
 def test_copies_say_what_an_earlier_page_says(pages: list[dict]) -> None:
-    middles, wholes = set(), set()
+    middles, wholes, runs = set(), set(), set()
     for row in pages:
         words, lines = row["text"].split(), tuple(row["text"].split("\n\n")[1:-1])
         if row["kind"] == "copy":
             assert tuple(words) in wholes
         elif row["kind"] == "near_copy":
             assert lines in middles and tuple(words) not in wholes
+        elif row["kind"] == "quote":
+            assert quoted(lines) & runs
         elif row["kind"] == "page":
+            runs |= quoted(lines)
             middles.add(lines)
             wholes.add(tuple(words))
 
