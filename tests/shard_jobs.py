@@ -9,6 +9,7 @@ from typing import Any
 
 from tiny_recipe import chain, planned
 
+from pipelines.data.shards import Engine, make_shards
 from pipelines.errors import DataError
 from pipelines.recipe.launch import Launch
 from pipelines.run.launcher import light_settings
@@ -34,6 +35,10 @@ def count(part: Mapping[str, Any], folder: Path) -> None:
 
 def parts(root: Path, number: int, **fields: Any) -> list[dict[str, Any]]:
     return [{"number": n, "calls": str(root / "calls"), **fields} for n in range(number)]
+
+
+def make(root: Path, parts: list[dict[str, Any]], *, engine: Engine = "local", workers: int = 1) -> list[Path]:
+    return make_shards(count, parts, root / "parts", engine=engine, workers=workers, record=root)
 
 
 def made(folders: list[Path]) -> list[int]:

@@ -46,7 +46,8 @@ def run(ctx: StageContext) -> Metrics:
         common | {"groups": [[group.split, group.file, group.number] for group in part]}
         for part in ([groups[number] for number in numbers] for numbers in grouped([group.bytes for group in groups]))
     ]
-    folders = make_shards(_part, parts, ctx.checkpoints / "parts", engine=ctx.launch.engine, workers=ctx.launch.workers)
+    launch, made = ctx.launch, ctx.checkpoints / "parts" / "tokens"
+    folders = make_shards(_part, parts, made, engine=launch.engine, workers=launch.workers, record=ctx.record)
     merge(folders, ctx.output, format=config.format, vocab_size=ChatRenderer.load(tokenizer).vocab_size)
     size = sum(json.loads((folder / SIZE).read_text())["bytes"] for folder in folders)
     lengths: dict[str, np.ndarray] = {split: row_lengths(TokenTable.open(ctx.output, split)) for split in SPLITS}
