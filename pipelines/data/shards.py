@@ -164,7 +164,7 @@ def _on_ray(work: Work, parts: Sequence[tuple[Mapping[str, Any], Path]]) -> Iter
     if not ray.is_initialized():
         # RAY_ADDRESS names the cluster, as everywhere with Ray; without it one starts on this machine.
         ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
-    make = ray.remote(_make).options(num_cpus=1, max_retries=TRIES)
+    make = ray.remote(_make_in_one_thread).options(num_cpus=1, max_retries=TRIES)
     waiting = [make.remote(work, dict(part), path.resolve()) for part, path in parts]
     while waiting:
         done, waiting = ray.wait(waiting)
@@ -175,6 +175,11 @@ def _on_ray(work: Work, parts: Sequence[tuple[Mapping[str, Any], Path]]) -> Iter
                 raise error.cause from None
             except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:
                 raise MachineError(f"a worker of the cluster was lost {TRIES} times over: {error}") from error
+
+
+def _make_in_one_thread(work: Work, part: Mapping[str, Any], final: Path) -> None:
+    _in_one_thread()  # Ray has a process for each core too, and starts it by itself
+    _make(work, part, final)
 
 
 def place(path: Path, final: Path) -> None:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from shard_jobs import build, made, make, parts
+from shard_jobs import build, made, make, parts, threads
 
 from pipelines.data.shards import PROGRESS, grouped
 from pipelines.errors import DataError, MachineError
@@ -32,6 +32,12 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path: Path) -> None:
     assert made(folders) == [0, 1, 4, 9]
     assert (tmp_path / "calls").read_text().split().count("2") == 2
     assert not list((tmp_path / "parts").glob("*.partial"))
+
+
+def test_of_several_workers_each_has_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    told = [folder / "threads" for folder in make(tmp_path, parts(tmp_path, 2), work=threads, workers=2)]
+    assert [path.read_text() for path in told] == ["false", "false"]
 
 
 def test_workers_that_die_again_and_again_end_the_run(tmp_path: Path) -> None:
