@@ -300,9 +300,9 @@ def shape(data, starts, kinds, stop_words, out):
             digits += kind == DIGIT
             if byte == HASH:
                 hash_signs += 1
-            elif byte == DOT or byte == 0xE2:  # what an ellipsis begins with: looking further at every byte costs half
-                if place >= behind and is_ellipsis(data, place, stop):
-                    ellipses, behind = ellipses + 1, place + 3  # four dots are one, six are two
+            # What an ellipsis begins with: looking further at every byte costs half.
+            elif (byte == DOT or byte == 0xE2) and place >= behind and is_ellipsis(data, place, stop):
+                ellipses, behind = ellipses + 1, place + 3  # four dots are one, six are two
         words = find_words(data, start, stop, kinds, begins, ends, hashes, lengths)
         word_shape(data, kinds, stop_words, begins, ends, lengths, words, row)
         lines = find_lines(data, start, stop, kinds, begins, ends, hashes, lengths, 1)
