@@ -133,7 +133,7 @@ def _with_copies(words: list[str], size: int, planted: int) -> tuple[list[str], 
 
 def _candidates(documents: list[str], pairs: list[tuple[int, int]]) -> float:
     """Share of pairs that agree in a band."""
-    both = near.signatures([documents[place] for pair in pairs for place in pair], 5, np.zeros(0, np.uint64))
+    both, _ = near.signatures([documents[place] for pair in pairs for place in pair], 5, np.zeros(0, np.uint64))
     bands = both.view(np.uint64)
     return round(float((bands[::2] == bands[1::2]).any(axis=1).mean()), 4)
 

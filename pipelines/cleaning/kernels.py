@@ -291,7 +291,7 @@ def shape(data, starts, kinds, stop_words, out):
     hashes, lengths = np.empty(room, np.uint64), np.empty(room, np.int64)
     for text in range(len(starts) - 1):
         start, stop, row = starts[text], starts[text + 1], out[text]
-        characters, spaces, digits, symbols = 0, 0, 0, 0
+        characters, spaces, digits, hash_signs, ellipses, behind = 0, 0, 0, 0, 0, 0
         for place in range(start, stop):
             byte = data[place]
             kind = kinds[byte]
@@ -299,14 +299,15 @@ def shape(data, starts, kinds, stop_words, out):
             spaces += kind == SPACE
             digits += kind == DIGIT
             if byte == HASH:
-                symbols += 1
-            elif byte == DOT or byte == 0xE2:  # what an ellipsis begins with: looking further at every byte costs half
-                symbols += is_ellipsis(data, place, stop)
+                hash_signs += 1
+            # What an ellipsis begins with: looking further at every byte costs half.
+            elif (byte == DOT or byte == 0xE2) and place >= behind and is_ellipsis(data, place, stop):
+                ellipses, behind = ellipses + 1, place + 3  # four dots are one, six are two
         words = find_words(data, start, stop, kinds, begins, ends, hashes, lengths)
         word_shape(data, kinds, stop_words, begins, ends, lengths, words, row)
         lines = find_lines(data, start, stop, kinds, begins, ends, hashes, lengths, 1)
         line_shape(data, begins, ends, lengths, lines, row)
-        row[0], row[3] = characters, symbols / max(words, 1)
+        row[0], row[3] = characters, max(hash_signs, ellipses) / max(words, 1)
         row[11], row[12] = digits / max(characters, 1), spaces / max(characters, 1)
 
 

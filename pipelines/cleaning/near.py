@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numba import njit
@@ -97,8 +97,8 @@ def common_shingles(sampled: Sequence[Array], least: float) -> Array:
     return values[times > least]
 
 
-def signatures(texts: Sequence[str], min_words: int, common: Array) -> Array:
-    """Of each text; shape (texts, 256), uint8.
+def signatures(texts: Sequence[str], min_words: int, common: Array) -> tuple[Array, Array]:
+    """(of each text, whether it is long); shapes (texts, 256), uint8, and (texts,), bool.
 
     A text with fewer than `min_words` words, those within common shingles not counted, is only like itself."""
     hashes, offsets = shingles(texts, common)
@@ -110,7 +110,7 @@ def signatures(texts: Sequence[str], min_words: int, common: Array) -> Array:
         out[place] = np.frombuffer(hashlib.shake_128(folded.encode()).digest(SLOTS), np.uint8)
     if long.any():
         out[long] = _slots(hashes[np.repeat(long, sizes)], np.cumsum([0, *sizes[long]]))
-    return out
+    return out, long
 
 
 def _slots(hashes: Array, offsets: Array) -> Array:
@@ -124,10 +124,24 @@ def _slots(hashes: Array, offsets: Array) -> Array:
     return ((slots * np.uint32(0x9E3779B9)) >> np.uint32(24)).astype(np.uint8)
 
 
-def band_columns(texts: int) -> list[int]:
-    """The 32 bands that are compared of rows of so many texts, spread over these; places in a row's signatures, seen
-    as numbers of 8 bytes."""
-    return [BANDS * (band % texts) + band // texts for band in range(BANDS)]
+def band_keys(
+    table: Array, equal: Array, long: Array, bands: Sequence[int], texts: int
+) -> Iterator[tuple[Array, Array]]:
+    """For some of the 32 bands, (the rows that it is of, ascending; what rows must share to be looked at together).
+
+    Bands are spread over a row's long texts: those that are only like themselves would make bands that many rows agree
+    in, or none. `table`: signatures, shape (rows, all texts * 256), uint8, of which the first `texts` are compared;
+    `equal`: of each row, what stands for all that must be the same; `long`: bits of its long texts."""
+    long = long & ((1 << texts) - 1)
+    for kind in np.unique(long).tolist():
+        rows, some = np.flatnonzero(long == kind), [text for text in range(texts) if kind >> text & 1]
+        for band in bands if some else {0}.intersection(bands):
+            keys = equal[rows]
+            if some:
+                place = ROWS * (BANDS * some[band % len(some)] + band // len(some))
+                slots = np.ascontiguousarray(table[rows, place : place + ROWS])
+                keys = keys ^ slots.view(np.uint64)[:, 0] * _MULTIPLIER
+            yield rows, keys
 
 
 def candidates(keys: Array, rows: Array, own: int, total: int) -> Array:
@@ -145,14 +159,16 @@ def candidates(keys: Array, rows: Array, own: int, total: int) -> Array:
     return np.unique(np.concatenate([later + first[found], later + ordered[found - 1]]))
 
 
-def copies(pairs: Array, table: Array, own: int, threshold: float) -> tuple[Array, Array]:
+def copies(
+    pairs: Array, table: Array, equal: Array, own: int, threshold: float, texts: int | None = None
+) -> tuple[Array, Array]:
     """(rows that are nearly the same as one before them, that one), both numbers of the corpus.
 
     In their order, the later row of each pair is compared with the earlier, or with what that one is a copy of: a row
-    goes only where it is near one that stays. `pairs`: as `candidates` has them; `table`: signatures, shape
-    (rows, texts * 256), uint8."""
+    goes only where it is near one that stays. `pairs`: as `candidates` has them; the others as in `band_keys`."""
     like = np.full(len(table) - own, -1, np.int64)
-    _resolve(pairs, table, own, _least_matches(threshold), like)
+    width = table.shape[1] if texts is None else texts * SLOTS
+    _resolve(pairs, table, equal, width, own, _least_matches(threshold), like)
     found = np.flatnonzero(like >= 0)
     return found + own, like[found]
 
@@ -163,20 +179,20 @@ def _least_matches(threshold: float) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _resolve(pairs, table, own, least, like):
+def _resolve(pairs, table, equal, width, own, least, like):
     for number in range(len(pairs)):
         row, other = pairs[number] // len(table), pairs[number] % len(table)
         if like[row - own] >= 0:
             continue
         if other >= own and like[other - own] >= 0:
             other = like[other - own]
-        near = True
-        for start in range(0, table.shape[1], SLOTS):
+        near = equal[row] == equal[other]
+        for start in range(0, width, SLOTS):
+            if not near:
+                break
             matches = 0
             for slot in range(start, start + SLOTS):
                 matches += table[row, slot] == table[other, slot]
-            if matches < least:
-                near = False
-                break
+            near = matches >= least
         if near:
             like[row - own] = other

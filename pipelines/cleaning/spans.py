@@ -82,25 +82,46 @@ def _winnow(grams, count, window, before, hashes, places, chosen):
 
 
 def repeated(found: Array, own: int) -> Array:
-    """Places from `own` on whose fingerprint stood before, each with the first place that has it; shape (pairs, 2),
-    int64. `found`: shape (fingerprints,), their places ascending."""
+    """Places from `own` on whose fingerprint stood before, each with the first place that has it and with the last one
+    before it; shape (places, 3), int64. `found`: shape (fingerprints,), their places ascending."""
     order = np.argsort(found["hash"], kind="stable")
     hashes, places = found["hash"][order], found["place"][order]
     begins = np.ones(len(hashes), bool)
     begins[1:] = hashes[1:] != hashes[:-1]
     first = places[begins][np.cumsum(begins) - 1]
-    is_later = ~begins & (places >= own)
-    return np.stack([places[is_later], first[is_later]], axis=1)
+    later = np.flatnonzero(~begins & (places >= own))
+    return np.stack([places[later], first[later], places[later - 1]], axis=1)
 
 
 def runs(pairs: Array, words: Array, starts: Array, least: int) -> Array:
-    """Runs of `least` words at least that stood before, from pairs of places that say the same and ascend.
+    """Runs of `least` words at least that stood before, from places as `repeated` has them, which ascend.
 
+    Where 25 words stand in many texts, a run around them may stand in one only: so each place is compared with two, the
+    first and the last before it, and what either shares with it counts.
     Shape (runs, 4), int64: row, first word and the one behind the last, both counted from the row's beginning, and the
     row where it stood before. Runs of a row ascend and do not overlap. `words`: of all rows; `starts`: the place of
     each row's first word, and of all words' end."""
-    out = np.empty((len(pairs), 4), np.int64)
-    return out[: _runs(pairs, words, starts, least, out)]
+    found = []
+    for with_which in (pairs[:, :2], pairs[pairs[:, 1] != pairs[:, 2]][:, ::2]):
+        out = np.empty((len(with_which), 4), np.int64)
+        found.append(out[: _runs(with_which, words, starts, least, out)])
+    both = np.concatenate(found)
+    both = both[np.lexsort((both[:, 1], both[:, 0]))]
+    return both[: _apart(both)]
+
+
+@njit(cache=True, nogil=True)
+def _apart(runs):
+    """Runs, by row and first word, each without what the ones before it have; returns how many are left."""
+    count = 0
+    for number in range(len(runs)):
+        row, begin, end, other = runs[number]
+        if count and runs[count - 1, 0] == row:
+            begin = max(begin, runs[count - 1, 2])
+        if begin < end:
+            runs[count, 0], runs[count, 1], runs[count, 2], runs[count, 3] = row, begin, end, other
+            count += 1
+    return count
 
 
 @njit(cache=True, nogil=True)

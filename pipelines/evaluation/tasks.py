@@ -166,6 +166,14 @@ class TaskFile:
         return [self._absolute(file) for file in files]
 
 
-def _first_line(error: Exception) -> str:
+_NO_ROW = ("corresponds to no data", "BatchSize must be greater than 0")
+"""What the `datasets` library says of files without a row: of csv and json, and of parquet."""
+
+
+def _first_line(error: BaseException) -> str:
+    if isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__:
+        error = error.__cause__  # which says what is wrong with the file
+    if isinstance(error, StopIteration) or any(sign in str(error) for sign in _NO_ROW):
+        return "its data have no row, so it asks nothing; look at data_files, or take the task out of the recipe"
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0]

@@ -26,8 +26,11 @@ class DataJob(StageConfig):
     @property
     def version(self) -> int:  # type: ignore[override]
         """2 of files and Hub data: other roles, system columns, histories and empty files are read now. What the
-        built-in world says has versions of its own."""
-        return 1 if self.dataset.builtin else 2
+        built-in world says has versions of its own. One more where gopher_quality judges: it counts symbols as Gopher
+        does."""
+        quality = self.dataset.quality
+        counts_symbols = quality is not None and any(item.kind == "gopher_quality" for item in quality.filters)
+        return (1 if self.dataset.builtin else 2) + counts_symbols
 
 
 class CleanJob(StageConfig):
@@ -39,6 +42,13 @@ class CleanJob(StageConfig):
     deduplicate: Deduplicate | None = None
     decontaminate: Decontaminate | None = None
     """Where it is to drop rows."""
+
+    @property
+    def version(self) -> int:  # type: ignore[override]
+        """2 where runs of words are cut, or rows of several parts compared: more runs are found, and labels are never
+        near each other."""
+        config = self.deduplicate
+        return 2 if config and (config.spans or (config.near < 1 and self.format != "text")) else 1
 
 
 class AskedTask(Section):

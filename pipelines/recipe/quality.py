@@ -77,7 +77,7 @@ class GopherQuality(Section):
 
     kind: Literal["gopher_quality"]
     max_symbols_per_word: NonNegativeFloat = 0.1
-    """Hash signs and ellipses."""
+    """Hash signs, or ellipses, whichever are more."""
     max_bullet_lines: Share = 0.9
     """Share of lines that begin with a bullet."""
     max_ellipsis_lines: Share = 0.3

@@ -1,7 +1,6 @@
 """A step of cleaning: rows that are nearly the same as one that stays go (MinHash with locality-sensitive hashing)."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from pipelines.cleaning import near
+from pipelines.cleaning.exact import key_of
 from pipelines.cleaning.verdicts import Verdicts
-from pipelines.data.corpus import Corpus, read_part
-from pipelines.data.formats import Row, said
+from pipelines.data.corpus import ANSWERS, Corpus, read_part
+from pipelines.data.formats import CONTENT, Row, said
 from pipelines.recipe.deduplicate import Deduplicate
 from pipelines.stages.clean_steps import Shards
 
@@ -21,12 +21,14 @@ SAMPLED, LEAST = 4_000, 50
 MANY = 200_000
 """Rows from which on bands are looked at in parts, and how many those are."""
 PARTS = 8
+PIECES = ("signatures", "long", "equal")
+"""Files of a part, with what is known of each row."""
 
 
 def remove_near_duplicates(
     corpus: Corpus, verdicts: Verdicts, shards: Shards, format: str, config: Deduplicate
 ) -> None:
-    """256 bytes on the disk for each text of each row of the corpus, and 60 bytes of memory; no pair of rows is looked
+    """256 bytes on the disk for each text of each row of the corpus, and 80 bytes of memory; no pair of rows is looked
     at that agrees in no band."""
     common = _common(corpus, shards, format, config.template_share)
     print(f"{len(common):,} shingles are taken for those of templates", flush=True)
@@ -35,20 +37,37 @@ def remove_near_duplicates(
     settings = {"format": format, "min_words": config.near_min_words, "common": str(folder / "common.npy")}
     settings["common_digest"] = hashlib.sha256(common.tobytes()).hexdigest()
     made = shards.make("signatures", _signatures, [part | settings for part in corpus.parts()])
-    table = _joined(made, folder / "table.npy", corpus.rows)
-    if table is None:
+    if not made:
         return
-    stays = np.ones(corpus.rows, bool)
-    stays[corpus.own :] = verdicts.kept
-    np.save(folder / "stays.npy", stays)
+    table = _joined(made, folder, corpus.rows)
+    bands = {"folder": str(folder), "own": corpus.own, "common": settings["common_digest"]}
+    bands |= {"settings": [format, config.near_min_words, corpus.rows]}
+    if format in ANSWERS:  # first what a holdout asks, whatever it answers
+        asked = {"of": "holdout", "texts": len(CONTENT[format])}
+        _remove(corpus, verdicts, shards, table, bands | asked, config.near)
+    _remove(corpus, verdicts, shards, table, bands | {"of": "all", "texts": table.shape[1] // near.SLOTS}, config.near)
+
+
+def _remove(
+    corpus: Corpus, verdicts: Verdicts, shards: Shards, table: np.ndarray, part: Mapping[str, Any], threshold: float
+) -> None:
+    """The dataset's own rows that are near one that stays; `of`: one of a holdout, or any."""
+    looked = np.ones(corpus.rows, bool)
+    if part["of"] == "holdout":
+        looked = np.repeat([source.split == "holdout" for source in corpus.sources], np.diff(corpus.starts))
+    looked[corpus.own :] = verdicts.kept
+    name, folder = f"bands-{part['of']}", Path(part["folder"])
+    np.save(folder / f"looked-{part['of']}.npy", looked)
     parts = PARTS if corpus.rows > MANY else 1
     bands = [
-        {"folder": str(folder), "stays": verdicts.digest(), "own": corpus.own, "common": settings["common_digest"]}
-        | {"bands": list(range(part, near.BANDS, parts)), "settings": [format, config.near_min_words, corpus.rows]}
-        for part in range(parts)
+        {**part, "looked": verdicts.digest(), "bands": list(range(number, near.BANDS, parts))}
+        for number in range(parts)
     ]
-    pairs = [np.load(folder / "pairs.npy") for folder in shards.make("bands", _bands, bands)]
-    rows, like = near.copies(np.unique(np.concatenate(pairs)), table, corpus.own, config.near)
+    pairs = np.unique(np.concatenate([np.load(path / "pairs.npy") for path in shards.make(name, _bands, bands)]))
+    if part["of"] == "holdout":
+        pairs = pairs[pairs % corpus.rows < corpus.own]
+    equal = np.load(folder / "equal.npy")[:, int(part["of"] == "holdout")]
+    rows, like = near.copies(pairs, table, equal, corpus.own, threshold, part["texts"])
     places = corpus.source_of(like)
     for place in np.unique(places).tolist():
         of_it = places == place
@@ -56,7 +75,8 @@ def remove_near_duplicates(
 
 
 def texts_of(format: str, row: Row) -> list[str]:
-    """The texts of a row that must each be near those of another: of a chat what the assistant says, and all else."""
+    """The texts of a row that must each be near those of another, first those that it asks: of a chat what the
+    assistant says, and all else."""
     if format == "text":
         return [row["text"]]
     if format == "chat":
@@ -67,10 +87,10 @@ def texts_of(format: str, row: Row) -> list[str]:
     if format == "preference":
         return ["\n".join(turn["content"] for turn in row[side]) for side in ("prompt", "chosen", "rejected")]
     if format == "labelled":
-        return [row["text"], json.dumps([row["text_pair"], row["label"]])]
+        return [row["text"], row["text_pair"] or ""]
     if format == "pairs":
         return [row["source"], row["target"]]
-    return ["\n".join(said(format, row)), row["columns"]]
+    return ["\n".join(said(format, row))]
 
 
 # --- templates ----------------------------------------------------------------------------------------------------
@@ -104,37 +124,49 @@ def _sample(part: Mapping[str, Any], folder: Path) -> None:
 
 
 def _signatures(part: Mapping[str, Any], folder: Path) -> None:
-    """signatures.npy of a part: shape (rows, texts * 256), uint8."""
-    common, found = np.load(part["common"]), list[np.ndarray]()
+    """Of the rows of a part: signatures.npy, shape (rows, texts * 256), uint8; long.npy, (rows,), uint8, with a bit for
+    each long text; equal.npy, (rows, 2), uint64: what must be the same of all that a row says, and of what it asks."""
+    format, common, found = part["format"], np.load(part["common"]), list[tuple[np.ndarray, ...]]()
     for batch in read_part(part):
-        columns = zip(*(texts_of(part["format"], row) for row in batch), strict=True)
-        made = [near.signatures(column, part["min_words"], common) for column in columns]
-        found.append(np.concatenate(made, axis=1))
-    np.save(folder / "signatures.npy", np.concatenate(found))
+        columns = zip(*(texts_of(format, row) for row in batch), strict=True)
+        slots, long = zip(*(near.signatures(column, part["min_words"], common) for column in columns), strict=True)
+        bits = sum(is_long.astype(np.uint8) << text for text, is_long in enumerate(long))
+        asked = len(CONTENT[format]) if format in ANSWERS else len(slots)
+        short = [np.where(is_long[:, None], 0, made[:, :8]) for made, is_long in zip(slots, long, strict=True)]
+        said_short = map(bytes, np.stack(short, axis=1))
+        equal = [_equal(format, row, one, asked) for row, one in zip(batch, said_short, strict=True)]
+        found.append((np.concatenate(slots, axis=1), bits, np.frombuffer(b"".join(equal), np.uint64).reshape(-1, 2)))
+    for name, arrays in zip(PIECES, zip(*found, strict=True), strict=True):
+        np.save(folder / f"{name}.npy", np.concatenate(arrays))
 
 
-def _joined(folders: Sequence[Path], path: Path, rows: int) -> np.ndarray | None:
-    """The signatures of all parts in one file, mapped into memory; None where there is no row."""
-    width = next((np.load(folder / "signatures.npy", mmap_mode="r").shape[1] for folder in folders), None)
-    if width is None:
-        return None
-    table = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(rows, width))
-    start = 0
-    for folder in folders:
-        part = np.load(folder / "signatures.npy", mmap_mode="r")
-        table[start : start + len(part)] = part
-        start += len(part)
-    table.flush()
-    return table
+def _equal(format: str, row: Row, short: bytes, asked: int) -> bytes:
+    """16 bytes, of which the first 8 stand for the short texts of a row and its answer, the others for those that it
+    asks. `short`: 8 bytes for each text, zeros where it is long."""
+    answer = key_of(row[ANSWERS[format]]) if format in ANSWERS and format != "pairs" else b""
+    return b"".join(hashlib.blake2b(said, digest_size=8).digest() for said in (short + answer, short[: 8 * asked]))
+
+
+def _joined(folders: Sequence[Path], into: Path, rows: int) -> np.ndarray:
+    """What all parts have of each row in one file each; returns the signatures, mapped into memory."""
+    for name in PIECES:
+        parts = [np.load(folder / f"{name}.npy", mmap_mode="r") for folder in folders]
+        shape, start = (rows, *parts[0].shape[1:]), 0
+        whole = np.lib.format.open_memmap(into / f"{name}.npy", mode="w+", dtype=parts[0].dtype, shape=shape)
+        for part in parts:
+            whole[start : start + len(part)] = part
+            start += len(part)
+        whole.flush()
+    return np.load(into / f"{PIECES[0]}.npy", mmap_mode="r")
 
 
 def _bands(part: Mapping[str, Any], folder: Path) -> None:
-    """pairs.npy of some bands, distinct and sorted; 8 bytes of memory for each band and row."""
+    """pairs.npy of some bands, distinct and sorted; 8 bytes of memory for each row beside them."""
     made = Path(part["folder"])
-    table, rows = np.load(made / "table.npy", mmap_mode="r"), np.flatnonzero(np.load(made / "stays.npy"))
-    columns = [near.band_columns(table.shape[1] // near.SLOTS)[band] for band in part["bands"]]
-    keys = table.view(np.uint64)[:, columns]
-    found = [np.zeros(0, np.int64)]
-    for place in range(len(columns)):
-        found.append(near.candidates(keys[rows, place], rows, part["own"], len(table)))
+    table, long, equal = (np.load(made / f"{name}.npy", mmap_mode="r") for name in PIECES)
+    looked, found = np.load(made / f"looked-{part['of']}.npy"), [np.zeros(0, np.int64)]
+    keys = near.band_keys(table, equal[:, int(part["of"] == "holdout")], long, part["bands"], part["texts"])
+    for rows, of_rows in keys:
+        some = looked[rows]
+        found.append(near.candidates(of_rows[some], rows[some], part["own"], len(table)))
     np.save(folder / "pairs.npy", np.unique(np.concatenate(found)))

@@ -104,12 +104,10 @@ def _values(old: Job, new: Job, position: Position) -> Iterator[str]:
         ("config", old.config, new.config, _config_key(new)),
         ("model", old.model, new.model, ("model",)),
     ):
-        was, now = old.facts().get(chapter, {}), new.facts().get(chapter, {})
-        for path in sorted({*_leaves(was), *_leaves(now)}, key=str):
-            if _at(was, path) != _at(now, path):
-                place = key + (path[1:] if new.kind == "data" else path)
-                change = f"{_shown(_dump(before), path)} → {_shown(_dump(after), path)}"
-                yield f"{format_path(place)} {change} ({_where(place, position)})"
+        was, now = _dump(before), _dump(after)
+        for path in _changes(old.facts().get(chapter, {}), new.facts().get(chapter, {}), was, now):
+            place = key + (path[1:] if new.kind == "data" else path)
+            yield f"{format_path(place)} {_shown(was, path)} → {_shown(now, path)} ({_where(place, position)})"
     if old.seed != new.seed:
         own = getattr(new.config, "seed", None) is not None
         place = ("stages", new.stage, "seed") if own else ("seed",)
@@ -166,6 +164,24 @@ def _inputs(old: Job, new: Job) -> Iterator[str]:
             yield f"no longer reads {name}"
 
 
+def _changes(old: Any, new: Any, was: Any, now: Any) -> list[KeyPath]:
+    """Where facts differ; a block that is new or gone (`was`, `now`: with defaults) stands for all that is in it."""
+    differing = [path for path in {*_leaves(old), *_leaves(new)} if _at(old, path) != _at(new, path)]
+    found = {_block(path, was, now) for path in differing}
+    return sorted((path for path in found if not any(path == other[: len(path)] != other for other in found)), key=str)
+
+
+def _block(path: KeyPath, was: Any, now: Any) -> KeyPath:
+    for length in range(1, len(path)):
+        if (
+            was is not None
+            and now is not None
+            and (_at(was, path[:length]) is None) != (_at(now, path[:length]) is None)
+        ):
+            return path[:length]
+    return path
+
+
 def _leaves(tree: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
     children = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     deeper = [leaf for key, value in children for leaf in _leaves(value, (*path, key))]
@@ -187,6 +203,8 @@ def _dump(section: Section | None) -> Any:
 
 def _shown(tree: Any, path: KeyPath) -> str:
     value = _at(tree, path)
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name}: {_shown(value, (name,))}' for name in value)}}}"
     return f"{value:g}" if isinstance(value, float) else "null" if value is None else str(value)
 
 

@@ -1,5 +1,6 @@
 """Near copies: signatures estimate the Jaccard similarity, and rows go only where one near them stays."""
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def test_signatures_estimate_the_similarity() -> None:
     errors = []
     for number in range(60):
         one, two = tale(number, 300), changed(tale(number, 300), 8)
-        made = near.signatures([one, two], 50, NONE)
+        made, _ = near.signatures([one, two], 50, NONE)
         matches = float((made[0] == made[1]).mean())
         errors.append((matches - 1 / 256) / (1 - 1 / 256) - exact(one, two))
     assert abs(np.mean(errors)) < 0.01 and np.std(errors) < 0.04
@@ -48,13 +49,14 @@ def test_signatures_estimate_the_similarity() -> None:
 
 def test_a_signature_knows_nothing_of_case_spaces_and_neighbours() -> None:
     text = tale(1)
-    alone = near.signatures([text], 50, NONE)
-    assert (near.signatures([tale(2), text.upper().replace(" ", "\n  "), ""], 50, NONE)[1] == alone[0]).all()
+    alone, _ = near.signatures([text], 50, NONE)
+    assert (near.signatures([tale(2), text.upper().replace(" ", "\n  "), ""], 50, NONE)[0][1] == alone[0]).all()
 
 
 def test_a_short_text_is_only_like_itself() -> None:
     long, short = tale(1, 50), tale(1, 49)
-    made = near.signatures([long, changed(long, 1), short, changed(short, 1), short.upper()], 50, NONE)
+    made, is_long = near.signatures([long, changed(long, 1), short, changed(short, 1), short.upper()], 50, NONE)
+    assert is_long.tolist() == [True, True, False, False, False]
     assert (made[0] == made[1]).mean() > 0.7
     assert (made[2] == made[3]).mean() < 0.05 and (made[2] == made[4]).all()
 
@@ -70,7 +72,7 @@ def test_a_row_goes_only_where_one_near_it_stays() -> None:
     base = np.arange(256, dtype=np.uint8)
     table = np.stack([np.where(np.arange(256) < 45 * step, 255 - base, base) for step in range(4)])
     pairs = np.array([1 * 4 + 0, 2 * 4 + 1, 3 * 4 + 2])
-    rows, like = near.copies(pairs, table, own=0, threshold=0.8)
+    rows, like = near.copies(pairs, table, np.zeros(4, np.uint64), own=0, threshold=0.8)
     assert (rows.tolist(), like.tolist()) == ([1, 3], [0, 2])
 
 
@@ -115,13 +117,28 @@ def test_every_text_of_a_row_must_be_near(format: str) -> None:
         == {
             "chat": ["a", "b"],
             "preference": ["prompt", "chosen", "rejected"],
-            "labelled": ["a", '[null, "1"]'],
+            "labelled": ["a", ""],
             "pairs": ["a", "b"],
-            "prompt": ["a", "{}"],
+            "prompt": ["a"],
         }[format]
     )
-    columns = near.band_columns(len(texts))
-    assert len({*columns}) == 32 and {column // 32 for column in columns} == {*range(len(texts))}
+
+
+@pytest.mark.parametrize("long", [1, 2, 4, 3, 5, 7])
+def test_all_bands_are_of_long_texts(long: int) -> None:
+    table, bits = np.arange(3 * 256).astype(np.uint8)[None].repeat(2, axis=0), np.array([long, long], np.uint8)
+    equal = np.zeros(2, np.uint64)
+    before = [keys[0] for _, keys in near.band_keys(table, equal, bits, range(32), 3)]
+    assert len(before) == 32
+    changes = []
+    for text in range(3):
+        table[0, 256 * text : 256 * (text + 1)] += 1
+        after = [keys[0] for _, keys in near.band_keys(table, equal, bits, range(32), 3)]
+        changes.append(sum(one != other for one, other in zip(before, after, strict=True)))
+        before = after
+    share = 32 // long.bit_count()
+    assert all(change in ((share, share + 1) if long >> text & 1 else (0,)) for text, change in enumerate(changes))
+    assert sum(changes) == 32
 
 
 def test_a_long_question_with_another_answer_is_another_conversation(tmp_path: Path) -> None:
@@ -133,6 +150,38 @@ def test_a_long_question_with_another_answer_is_another_conversation(tmp_path: P
     rows += [chat("Go on.", changed(tale(2), 2)), chat("Continue.", changed(tale(2), 2))]
     (found,) = run_clean(tmp_path, {"chats": {"format": "chat", "rows": rows}}).values()
     assert [row["messages"] for row in found.rows()] == [rows[place]["messages"] for place in (0, 1, 3, 5)]
+
+
+@pytest.mark.parametrize("pair", [None, tale(2)])
+def test_another_label_is_another_row_however_long_its_texts_are(tmp_path: Path, pair: str | None) -> None:
+    def row(text: str, label: Any) -> dict[str, Any]:
+        return {"text": text, "label": label} | ({"text_pair": pair} if pair else {})
+
+    rows = [row(tale(1), label) for label in ("yes", "no", "maybe")] + [row(changed(tale(1), 2), "maybe")]
+    (found,) = run_clean(tmp_path, {"marks": {"format": "labelled", "rows": rows}}).values()
+    assert [json.loads(one["label"]) for one in found.rows()] == ["yes", "no", "maybe"]
+    assert found.info["removed"] == {"near_duplicate": {"dataset": 1}}
+
+
+@pytest.mark.parametrize("format", ["labelled", "pairs"])
+def test_what_a_holdout_asks_goes_whatever_the_answer(tmp_path: Path, format: str) -> None:
+    asked, answer = ("text", "label") if format == "labelled" else ("source", "target")
+    held = [{asked: tale(1), answer: "yes"}]
+    rows = [{asked: changed(tale(1), 2), answer: "no"}, {asked: tale(3), answer: "no"}]
+    (found,) = run_clean(tmp_path, {"marks": {"format": format, "rows": rows, "held": held}}).values()
+    assert [row[asked] for row in found.rows()] == [tale(3)]
+    assert found.info["removed"] == {"near_duplicate": {"dataset/holdout": 1}}
+
+
+def test_a_label_takes_no_bands_from_the_text(tmp_path: Path) -> None:
+    """At similarity 0.76 half of the bands would miss a fifth of the copies."""
+    texts = [(tale(number, 300), changed(tale(number, 300), 8)) for number in range(300)]
+    assert abs(np.mean([exact(*pair) for pair in texts]) - 0.76) < 0.02
+    rows = [{"text": text, "label": "same"} for side in zip(*texts, strict=True) for text in side]
+    fields = {"rows": rows, "deduplicate": {"near": 0.7, "template_share": 1.0}}
+    (found,) = run_clean(tmp_path / "marks", {"marks": fields | {"format": "labelled"}}).values()
+    (plain,) = run_clean(tmp_path / "texts", {"texts": fields | {"rows": [row["text"] for row in rows]}}).values()
+    assert len(found.rows()) == len(plain.rows())
 
 
 def test_the_number_of_workers_changes_no_near_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

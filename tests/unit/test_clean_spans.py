@@ -66,6 +66,14 @@ def test_a_run_that_is_found_in_two_texts_is_cut_as_far_as_either_has_it() -> No
         assert covered == {*range(3, 123)}
 
 
+def test_a_run_is_found_though_a_part_of_it_stands_in_a_text_above_both() -> None:
+    """Where all that both texts share of fingerprints leads to the first of three, which has too few of the words."""
+    for number in range(40):
+        whole = [*prose(number, 12).split(), *prose(900, 34).split(), *prose(number + 100, 12).split()]
+        texts = [f"{prose(901, 20)} {prose(900, 34)} {prose(902, 20)}", " ".join(whole), " ".join(["x", *whole, "y"])]
+        assert found_in(texts, 50) == [(2, 1, 59, 1)]
+
+
 def test_a_cut_takes_the_white_space_behind_it_and_spares_the_characters_around() -> None:
     text = "Äpfel und\n\nNüsse  und Birnen.\n\nEnde… 👍"
     assert spans.without(text, [(2, 5)]) == "Äpfel und\n\nEnde… 👍"

@@ -99,6 +99,16 @@ def test_shape_is_what_its_definition_says() -> None:
     assert found["words_with_letter"] == pytest.approx((len(words) - 4) / len(words))
 
 
+def test_symbols_are_hash_signs_or_ellipses_and_no_dot_is_of_two() -> None:
+    """Gopher: above 0.1 "for either the hash symbol or the ellipsis"."""
+    texts = {"# a # b … c ... d": 2 / 8, "# a … b … c ... d": 3 / 8, "Chapter 1 ...... 7": 2 / 4, "Well.... so": 1 / 2}
+    for text, share in texts.items():
+        assert measured(kernels.SHAPE, text)[0]["symbols_per_word"] == pytest.approx(share), text
+    filler = "word " * 20
+    assert reasons(["gopher_quality"], f"the # and # … … {filler}") == [None]
+    assert reasons(["gopher_quality"], f"the # and # {filler}# #") == ["quality_gopher_quality"]
+
+
 # --- filters --------------------------------------------------------------------------------------------------------
 
 

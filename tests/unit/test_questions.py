@@ -67,6 +67,15 @@ def test_a_template_that_names_what_is_not_there_says_so(tmp_path: Path) -> None
         asked(tmp_path, text + "metric_list: [{metric: perplexity}]\n", *items)
 
 
+@pytest.mark.parametrize("content", ["", "\n\n"])
+def test_a_task_without_a_row_says_so(tmp_path: Path, content: str) -> None:
+    task = write_task(tmp_path)
+    (task.parent / "items.jsonl").write_text(content)
+    sources = Sources(data=None, format=None, named={}, files=[str(task)], scratch=tmp_path / "scratch")
+    with pytest.raises(DataError, match=r"mine\.yaml: its data have no row, so it asks nothing"):
+        list(questions_of("mine", None, sources))
+
+
 def test_the_target_is_part_of_what_is_asked(tmp_path: Path) -> None:
     text = "output_type: loglikelihood\ndoc_to_text: ask\ndoc_to_target: answer\nmetric_list: [{metric: perplexity}]\n"
     ((*texts,),) = asked(tmp_path, text)

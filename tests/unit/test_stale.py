@@ -55,6 +55,28 @@ def test_values_of_data_model_and_seed(tmp_path: Path) -> None:
     assert why(tmp_path, "dpo", "seed", value=4)[0].startswith("seed 3 → 4 (")
 
 
+def test_a_block_that_loses_a_field_or_goes_is_told_once(tmp_path: Path) -> None:
+    def planned(fields: dict[str, Any] | None) -> tuple[Plan, Position]:
+        recipe = chain()
+        recipe["data"]["chats"] |= {"decontaminate": "drop"} | ({"deduplicate": fields} if fields is not None else {})
+        return loaded_plan(tmp_path, recipe)
+
+    def told(before: dict[str, Any] | None, after: dict[str, Any] | None) -> list[str]:
+        (old, _), (new, position) = planned(before), planned(after)
+        job = old.by_name["clean-chats"]
+        manifest = {"job": job.model_dump(mode="json"), "version": job.config.version}
+        return [text.split(" (")[0] for text in differences(manifest, new.by_name["clean-chats"], position)]
+
+    assert told({"near": 0.9}, {}) == ["data.chats.deduplicate.near 0.9 → 0.75"]
+    assert told({}, {"near": 0.9, "near_min_words": 9}) == [
+        "data.chats.deduplicate.near 0.75 → 0.9",
+        "data.chats.deduplicate.near_min_words 50 → 9",
+    ]
+    whole = "{near: 0.9, near_min_words: 50, template_share: 0.01, spans: null, spans_min_words: 25, warn_above: 0.3}"
+    assert told({"near": 0.9}, None) == [f"data.chats.deduplicate {whole} → null"]
+    assert told(None, {"near": 0.9}) == [f"data.chats.deduplicate null → {whole}"]
+
+
 def test_the_questions_of_benchmarks(tmp_path: Path) -> None:
     def asked(*tasks: Any) -> dict[str, Any]:
         recipe = chain()
