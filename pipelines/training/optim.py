@@ -118,8 +118,8 @@ def build_scheduler(optimizer: torch.optim.Optimizer, settings: OptimSettings, t
     warmup = _steps(settings.warmup_steps, total_steps)
     if warmup > total_steps:
         print(
-            f"note: the warm-up takes {warmup:,} steps, and the run has {total_steps:,}: the learning rate never gets to "
-            f"its peak, only to {lr_factor(total_steps - 1, settings, total_steps):.2g} of it",
+            f"note: the warm-up takes {warmup:,} steps, and the run has {total_steps:,}: the learning rate never gets "
+            f"to its peak, only to {lr_factor(total_steps - 1, settings, total_steps):.2g} of it",
             flush=True,
         )
     return LambdaLR(optimizer, lambda step: lr_factor(step, settings, total_steps))
