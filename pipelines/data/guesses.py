@@ -13,6 +13,8 @@ from pipelines.recipe.data import Format, Layout
 
 JUDGED = 500
 """Rows that a guess is tried on."""
+AGREEING = 0.9
+"""Share of a column's values by which it is taken for text or for a list: a few bad rows say nothing of the others."""
 
 # Names that columns have in data that people publish, the likeliest first.
 _TEXT = ("text", "content", "body", "document", "article", "story", "passage", "raw_content", "code", "sentence")
@@ -88,7 +90,7 @@ def attempt(items: Iterable[Item], guess: Guess) -> Tried:
 
 def guesses(rows: Sequence[Row]) -> Iterator[Guess]:
     """What rows of these columns could be, the most telling first; never nothing."""
-    kinds = column_kinds(rows)
+    kinds = column_kinds(rows, AGREEING)
     yield from _together(rows, kinds)
     if (chosen := _first(kinds, _CHOSEN)) and (rejected := _first(kinds, _REJECTED)):
         yield Guess(
@@ -111,13 +113,14 @@ def guesses(rows: Sequence[Row]) -> Iterator[Guess]:
     yield Guess("text", "nothing else")
 
 
-def column_kinds(rows: Sequence[Row]) -> dict[str, str]:
-    """Column -> text, number, truth, list, object or nothing; mixed where rows do not agree."""
-    kinds: dict[str, set[str]] = {}
+def column_kinds(rows: Sequence[Row], agreeing: float = 1.0) -> dict[str, str]:
+    """Column -> text, number, truth, list, object or nothing; mixed where less than this share of its values agree."""
+    kinds: dict[str, Counter[str]] = {}
     for row in rows:
         for name, value in row.items():
-            kinds.setdefault(name, set()).update(() if value is None else (_kind(value),))
-    return {name: "mixed" if len(found) > 1 else next(iter(found), "nothing") for name, found in kinds.items()}
+            kinds.setdefault(name, Counter()).update(() if value is None else (_kind(value),))
+    found = {name: counts.most_common(1)[0] if counts else ("nothing", 0) for name, counts in kinds.items()}
+    return {name: kind if most >= agreeing * kinds[name].total() else "mixed" for name, (kind, most) in found.items()}
 
 
 def _kind(value: Any) -> str:
@@ -143,7 +146,8 @@ def _together(rows: Sequence[Row], kinds: Mapping[str, str]) -> Iterator[Guess]:
 
 
 def _are_messages(rows: Sequence[Row], name: str) -> bool:
-    first: Any = next((row[name] for row in rows if row.get(name)), [])
+    lists = (value for row in rows if isinstance(value := row.get(name), list) and value)
+    first: list[Any] = next(lists, [])
     return bool(first) and isinstance(first[0], dict) and bool({"role", "from"} & first[0].keys())
 
 

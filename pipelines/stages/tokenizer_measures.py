@@ -117,7 +117,7 @@ def require_control_apart(tokenizer: Tokenizer, tokens: Iterable[str]) -> None:
         if tokenizer.token_to_id(token) in tokenizer.encode(token, add_special_tokens=False).ids:
             raise DataError(
                 f"the control token '{token}' is also learnt as text, so text would become it; choose another name, "
-                "such as <|name|>"
+                "such as <|name|>, and where the text spells that too, a pre_tokenizer that cuts off signs (gpt2)"
             )
 
 

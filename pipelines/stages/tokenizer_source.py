@@ -18,6 +18,8 @@ from pipelines.recipe.paths import TOKENIZER_FILES
 from pipelines.recipe.tokenizer import Reference
 from pipelines.stages.tokenizer_measures import round_trip_failures
 
+MOST_RANKS = 10_000_000
+"""As many as a vocabulary may have entries."""
 PROBE = "The miller's dog, aged 12,  said: «Où?»\n\tNothing."
 
 
@@ -119,10 +121,16 @@ def _ranks(path: Path) -> dict[bytes, int]:
         if not line:
             continue
         try:
-            token, rank = line.split()
-            ranks[base64.b64decode(token, validate=True)] = int(rank)
+            spelled, rank = line.split()
+            token = base64.b64decode(spelled, validate=True)
+            is_new = token not in ranks
+            ranks[token] = int(rank)
         except (ValueError, binascii.Error):
             raise DataError(f"{path}:{number}: needs a token in base64, a space and its rank") from None
+        if not 0 <= ranks[token] < MOST_RANKS:
+            raise DataError(f"{path}:{number}: a rank is from 0 to {MOST_RANKS - 1:,}, and this is {ranks[token]:,}")
+        if not is_new:
+            raise DataError(f"{path}:{number}: gives a second rank to one token; remove one of both lines")
     missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
     if missing or len(set(ranks.values())) != len(ranks):
         fault = f"lacks {len(missing)} of the 256 bytes" if missing else "gives one rank to two tokens"

@@ -51,8 +51,16 @@ class Course:
         """Rows of each dataset in the whole run."""
         return tuple(sum(rows) for rows in zip(*(part.rows for part in self.parts), strict=True))
 
+    @property
+    def skipped(self) -> list[float]:
+        """Starts of the phases that no step falls into."""
+        steps = [*(round(start * self.steps) for start in self.starts), self.steps]
+        return [start for start, (first, end) in zip(self.starts, pairwise(steps), strict=True) if first == end]
+
     def write(self, ctx: StageContext, mix: Sequence[Source]) -> None:
         """Beside the plan, into the record of the job."""
+        for start in self.skipped:
+            print(f"note: no step falls into the phase from {start:.4g} of the run on: it has {self.steps}", flush=True)
         planned = list(zip(*(source.shares for source in mix), strict=True))
         write_mixture(
             ctx,

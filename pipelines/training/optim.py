@@ -115,6 +115,13 @@ def build_scheduler(optimizer: torch.optim.Optimizer, settings: OptimSettings, t
             f"a run of {total_steps} step has no step with a learning rate, as it starts its warm-up from 0; set "
             "warmup_steps: 0, or a longer duration"
         )
+    warmup = _steps(settings.warmup_steps, total_steps)
+    if warmup > total_steps:
+        print(
+            f"note: the warm-up takes {warmup:,} steps, and the run has {total_steps:,}: the learning rate never gets "
+            f"to its peak, only to {lr_factor(total_steps - 1, settings, total_steps):.2g} of it",
+            flush=True,
+        )
     return LambdaLR(optimizer, lambda step: lr_factor(step, settings, total_steps))
 
 

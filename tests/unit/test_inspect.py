@@ -118,6 +118,16 @@ def test_what_rows_are_is_told_and_the_lines_read_them(name: str, tmp_path: Path
     assert [item.row for item in read_files(found[told.files[0]], told)] == rows
 
 
+@pytest.mark.parametrize("name", ["conversations", "dialogue"])
+def test_a_few_bad_rows_do_not_hide_what_the_others_are(name: str, tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+    rows: list[dict[str, Any]] = [{name: 5, "system": "said"}, {name: "text"}, *({name: turns} for _ in range(30))]
+    (tmp_path / "a.jsonl").write_text(jsonl(rows))
+    _, facts = look("a.jsonl", tmp_path)
+    assert (facts["format"], facts["usable"], facts["dropped"]) == ("chat", 30, {"no_messages": 2})
+    assert facts["columns"][name] == "mixed"
+
+
 def test_copies_of_rows_are_counted_and_a_line_takes_them_out(tmp_path: Path) -> None:
     rows = [{"text": text} for text in ("One tale.", "one  TALE.", "Two.", "Three.", "two.")]
     (tmp_path / "tales.jsonl").write_text(jsonl(rows))

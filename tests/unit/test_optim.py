@@ -83,6 +83,14 @@ def test_no_warmup_starts_at_the_peak_and_a_share_is_of_all_steps() -> None:
     assert lr_factor(7, OptimSettings(warmup_steps=0.07), 100) == 1.0  # 0.07 * 100 is 7.000000000000001
 
 
+def test_a_warmup_beyond_the_run_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    build_scheduler(optimizer, OptimSettings(warmup_steps=20), 20)
+    assert not capsys.readouterr().out
+    build_scheduler(optimizer, OptimSettings(warmup_steps=500), 20)
+    assert "note: the warm-up takes 500 steps, and the run has 20" in capsys.readouterr().out
+
+
 def test_a_run_that_would_never_have_a_learning_rate_is_refused() -> None:
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     with pytest.raises(MachineError, match="no step with a learning rate"):

@@ -75,6 +75,16 @@ def write_texts(folder: Path) -> None:
     pq.write_table(texts, folder / "train-00000.parquet", row_group_size=7)
 
 
+def test_a_phase_without_a_step_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ctx = context(tmp_path, "pretrain", tables(tmp_path, web=100, books=20), max_length=24, duration="4 steps")
+    phases = [{"start": start, "data": "books"} for start in (0.1, 0.5, 0.99)]
+    run(mixed(ctx, [(1.0, 0.0, 1.0, 0.0), (0.0, 1.0, 0.0, 1.0)], [None, None], data="web", phases=phases))
+    said = [line for line in capsys.readouterr().out.splitlines() if "no step" in line]
+    assert said == [
+        f"note: no step falls into the phase from {start} of the run on: it has 4" for start in ("0", "0.99")
+    ]
+
+
 def test_shares_by_size(tmp_path: Path) -> None:
     """Tokens as 9 to 1; at temperature 2 as 3 to 1."""
     ctx = context(tmp_path, "pretrain", tables(tmp_path, web=180, books=20), max_length=24, duration="10 steps")

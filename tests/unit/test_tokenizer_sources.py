@@ -135,7 +135,14 @@ def test_a_token_of_ranks_that_no_merge_makes_is_found_whole(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("line", "message"), [("?? 3", ":321: needs a token in base64"), ("eno= 5", "gives one rank to two tokens")]
+    ("line", "message"),
+    [
+        ("?? 3", ":321: needs a token in base64"),
+        ("eno= 5", "gives one rank to two tokens"),
+        ("eno= -1", ":321: a rank is from 0 to 9,999,999, and this is -1"),
+        ("eno= 99999999999", ":321: a rank is from 0 to 9,999,999, and this is 99,999,999,999"),
+        ("eno= 320\neno= 321", ":322: gives a second rank to one token"),
+    ],
 )
 def test_a_damaged_file_of_ranks_is_refused(line: str, message: str, tmp_path: Path) -> None:
     path, _ = ranks_of(tmp_path / "own.tiktoken")
