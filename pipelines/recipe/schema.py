@@ -141,8 +141,9 @@ def _mixture(description: str) -> Schema:
 
 def _loosen_tokenizer(fields: Schema) -> None:
     fields["max_bytes"] = {"description": fields["max_bytes"]["description"], **_SIZE}
-    count = {"anyOf": [fields["sweep"]["items"], {"type": "string", "pattern": r"^\s*[0-9][0-9_]*\s*[kM]\s*$"}]}
-    fields["sweep"] |= {"items": count}
+    count = {"type": "string", "pattern": r"^\s*[0-9][0-9_]*\s*[kM]\s*$"}
+    fields["vocab_size"]["anyOf"].append(count)
+    fields["sweep"] |= {"items": {"anyOf": [fields["sweep"]["items"], count]}}
     for name in ("normalizer", "special_tokens", "compare", "sweep"):
         fields[name] = _or_item(fields[name], fields[name]["items"])
 

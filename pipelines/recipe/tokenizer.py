@@ -34,7 +34,7 @@ def parse_count(value: Any) -> Any:
     return int(found[1]) * {"k": 10**3, "M": 10**6}[found[2]]
 
 
-VocabSize = Annotated[int, Field(ge=260, le=10_000_000)]
+VocabSize = Annotated[int, Field(ge=260, le=10_000_000), BeforeValidator(parse_count)]
 
 
 class Reference(Section):
@@ -116,7 +116,7 @@ class TokenizerStage(StageConfig):
     """Most text to learn from: counts of the trainer overflow on huge corpora, and its memory grows with them."""
     compare: Annotated[tuple[Reference, ...], Field(max_length=8), Bare] = ()
     """Finished tokenizers that the report measures on the same text. They decide nothing of this one."""
-    sweep: Annotated[tuple[Annotated[VocabSize, BeforeValidator(parse_count)], ...], Field(max_length=12), Bare] = ()
+    sweep: Annotated[tuple[VocabSize, ...], Field(max_length=12), Bare] = ()
     """Vocabulary sizes that are tried on a part of the text, for a curve in the report. They decide nothing either."""
 
     def faults(self) -> Iterator[str]:

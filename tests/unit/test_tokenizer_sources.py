@@ -192,6 +192,12 @@ def test_what_a_tokenizer_is_compared_with_does_not_make_it_again(tmp_path: Path
     assert changed["vocabulary-tokenizer"].fingerprint != one["vocabulary-tokenizer"].fingerprint
 
 
+def test_a_size_may_be_written_in_thousands(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", [{"text": text} for text in TEXTS])
+    written = [jobs(tmp_path, f"vocab_size: {size}, data: text")["tokenizer"] for size in ("16k", 16_000)]
+    assert written[0].fingerprint == written[1].fingerprint and written[0].config.vocab_size == 16_000
+
+
 def test_a_source_decides_the_fingerprint_by_its_content(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a.jsonl", [{"text": text} for text in TEXTS])
     gpt2_like(tmp_path / "gpt2").rename(tmp_path / "other")
