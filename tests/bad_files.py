@@ -99,6 +99,19 @@ SIZES: dict[str, Bad] = {
     ),
     "a gzip bomb": Bad({"a.txt.gz": gzip.compress(bytes(100 << 20), 1), "b.txt": b"two"}, ["two"], {"too_long": 1}),
     "a zstd bomb": Bad({"a.txt.zst": zstandard.compress(bytes(1 << 30)), "b.txt": b"two"}, ["two"], {"too_long": 1}),
+    "two arrays": Bad(
+        {"a.json": b'[{"text": "one"}]\n\n[{"text": "two"}]'}, error="a.json:1: more stands behind the array"
+    ),
+    "an array and noise": Bad({"a.json": b'\n[{"text":\n"one"}]\n x'}, error="a.json:3: more stands behind the array"),
+    "two objects of rows": Bad({"a.json": b'{"data": [{"text": "one"}]}\n{"data": []}'}, error="a.json:1: more stands"),
+    "an object of rows that stays open": Bad({"a.json": b'{"data": [{"text": "one"}], "n": 1'}, error="more stands"),
+    "white space behind arrays": Bad(
+        {
+            "a.json": b'[{"text": "one"}]' + b" \n" * (2 << 20),
+            "b.json": b'{"data": [{"text": "two"}], "n":\n [1]}' + b"\n" * (2 << 20),
+        },
+        ["one", "two"],
+    ),
     "an array that never ends": Bad({"a.json": b"[" + b'"' + b"x" * (LARGEST_ROW + 1)}, error="is no whole JSON value"),
     "one huge object": Bad({"a.json": b'{"a":\n"' + b"x" * (LARGEST_ROW + 1) + b'"}'}, error="one huge object"),
     "a gzip archive cut short": Bad({"a.jsonl.gz": gzip.compress(NOISE * 9)[:-9]}, error="damaged or cut off"),

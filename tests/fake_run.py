@@ -10,6 +10,7 @@ from pipelines.plan.files import Digests
 from pipelines.plan.jobs import Job, Plan
 from pipelines.plan.planner import make_plan
 from pipelines.recipe.load import load_recipe
+from pipelines.report.collect import Report, load_report, write_report
 from pipelines.store.artifacts import Artifact, ArtifactStore
 
 RECIPE = """\
@@ -89,6 +90,19 @@ def fake_run(
             (workdir / "output" / "vocabulary.json").write_text(json.dumps(vocabulary))
         metrics = _output(job, workdir / "output", evil, words) | _record(job, workdir / "record", evil)
         done[job.name] = store.publish(job, inputs, metrics, _provenance(number))
+
+
+def fake_report(root: Path, recipe: str = RECIPE, **fake: Any) -> Path:
+    """A made-up run with its report; the folder of the report."""
+    plan, store = fake_plan(root / "recipes", recipe=recipe), ArtifactStore(root / "artifacts")
+    fake_run(plan, store, **fake)
+    return write_report(plan, store, root / "runs").parent
+
+
+def read_report(folder: Path) -> Report:
+    report = load_report(folder)
+    assert report is not None
+    return report
 
 
 def _provenance(number: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from tiny_recipe import chain, planned
 
+from pipelines.data.shards import Engine, Work, make_shards
 from pipelines.errors import DataError
 from pipelines.recipe.launch import Launch
 from pipelines.run.launcher import light_settings
@@ -32,8 +33,19 @@ def count(part: Mapping[str, Any], folder: Path) -> None:
     (folder / "made").write_text(str(part["number"] ** 2))
 
 
+def threads(part: Mapping[str, Any], folder: Path) -> None:
+    """What the worker's libraries are told of threads."""
+    (folder / "threads").write_text(os.environ.get("TOKENIZERS_PARALLELISM", ""))
+
+
 def parts(root: Path, number: int, **fields: Any) -> list[dict[str, Any]]:
     return [{"number": n, "calls": str(root / "calls"), **fields} for n in range(number)]
+
+
+def make(
+    root: Path, parts: list[dict[str, Any]], *, work: Work = count, engine: Engine = "local", workers: int = 1
+) -> list[Path]:
+    return make_shards(work, parts, root / "parts", engine=engine, workers=workers, record=root)
 
 
 def made(folders: list[Path]) -> list[int]:

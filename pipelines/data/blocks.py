@@ -81,8 +81,17 @@ def _gunzip(file: io.BufferedIOBase) -> Iterator[bytes]:
 
 
 def _bunzip(file: io.BufferedIOBase) -> Iterator[bytes]:
-    with bz2.BZ2File(file) as whole:
-        yield from _plain(whole)
+    # BZ2File takes whatever follows a stream and is none for the end of the file.
+    packed = b""
+    while packed := packed.lstrip(b"\0") or file.read(BLOCK):
+        unpacker = bz2.BZ2Decompressor()
+        while not unpacker.eof:
+            if unpacker.needs_input and not packed and not (packed := file.read(BLOCK)):
+                raise EOFError("the stream has no end")
+            if block := unpacker.decompress(packed, BLOCK):
+                yield block
+            packed = b""
+        packed = unpacker.unused_data
 
 
 def _unzstd(file: io.BufferedIOBase) -> Iterator[bytes]:

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -67,6 +67,10 @@ class ChatRenderer:
             raise ArtifactError(f"{folder}: {TEMPLATE} missing; make the tokenizer again")
         template = file.read_text(encoding="utf-8") if file.is_file() else None
         return cls(tokenizer, template, info, name=str(folder / TEMPLATE))
+
+    def check_again(self) -> None:
+        """Let the next batch that is worth it prove anew that the faster engine gives the tokenizer's own ids."""
+        self._fast = None
 
     @property
     def has_template(self) -> bool:
@@ -181,11 +185,19 @@ class ChatRenderer:
 
     def _engine(self, texts: Sequence[str]) -> FastBpe | FastChars | None:
         if self._fast is None and (len(texts) >= self.MANY or sum(map(len, texts)) >= self.MANY * self.PASSAGE):
-            made = FastBpe.of(self.tokenizer) or FastChars.of(self.tokenizer)
+            made = _fast(self.tokenizer.to_str())
             passages = (text[at : at + self.PASSAGE] for text in texts for at in range(0, len(text), self.PASSAGE))
             shown = list(islice(passages, self.MANY))
             self._fast = made if made is not None and made.agrees(self.tokenizer, shown) else False
         return self._fast or None
+
+
+@lru_cache(maxsize=1)
+def _fast(tokenizer: str) -> FastBpe | FastChars | None:
+    """Made once for all that ask for the same."""
+    made = Tokenizer.from_str(tokenizer)
+    made.encode_special_tokens = True
+    return FastBpe.of(made) or FastChars.of(made)
 
 
 def _threads() -> int:

@@ -8,6 +8,7 @@ import json
 import re
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -30,6 +31,7 @@ WAITS_SECONDS = (2.0, 10.0, 30.0)
 """Before what failed for the network's sake is tried again; huggingface_hub tries some requests five times itself."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _FILE = re.compile(r"hf://datasets/[^@]+@([0-9a-f]{40})/(.+)")
+_NUMBERED = re.compile(r"(.+)-\d{5}-of-(\d{5})\b.*")
 _NAMES = 500
 """Files that the Hub is asked about in one request."""
 _BATCH_ROWS = 1024
@@ -74,13 +76,16 @@ def find(dataset: Dataset, cache: Path) -> dict[str, Split]:
     listed = {str(name): files for name, files in (builder.config.data_files or {}).items()}
     if options is None:
         return {}
+    inside = {name: [_inside(str(file), revision, base) for file in files] for name, files in listed.items()}
     features, found = None, {}
     for name in filter(None, (dataset.split, dataset.holdout_split)):
         if name not in listed:
             if re.fullmatch(r"\w+(\.\w+)*", name) and name != "all":
                 raise DataError(f"hub: {repo} has no split '{name}'; it has {', '.join(listed)}")
+            _require_all(repo, [file for files in inside.values() for file in files] if base else [])
             continue  # a slice or a sum, which `datasets` cuts itself
-        files = [_inside(str(file), revision, base) for file in listed[name]]
+        files = inside[name]
+        _require_all(repo, files if base else [])
         if None in files or not files:
             continue
         features = features or persistent(repo, lambda: _features(builder))
@@ -126,14 +131,31 @@ def _builder(repo: str, subset: str | None, revision: str, cache: Path) -> tuple
 def cached_snapshot(repo: str, revision: str) -> Path | None:
     """The folder of a commit in this machine's cache of the Hub, if there is one."""
     import huggingface_hub
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError, IncompleteSnapshotError, LocalEntryNotFoundError
 
     try:
-        return Path(
-            huggingface_hub.snapshot_download(repo, repo_type="dataset", revision=revision, local_files_only=True)
-        )
+        found = huggingface_hub.snapshot_download(repo, repo_type="dataset", revision=revision, local_files_only=True)
+        huggingface_hub.get_cached_repo_tree(repo, repo_type="dataset", revision=revision)
+    except IncompleteSnapshotError as error:
+        print(f"note: hub: {_first_line(error)}", flush=True)
+        return None
     except LocalEntryNotFoundError:
         return None
+    except CachedRepoTreeNotFoundError:
+        print(f"note: hub: {repo} is taken from this machine's cache, which does not say if all its files are there")
+    return Path(found)
+
+
+def _require_all(repo: str, files: Sequence[str | None]) -> None:
+    """Raise MachineError where a cache holds some of the files that are numbered `-00000-of-00009`, and not all: those
+    of one commit would be fewer rows today than tomorrow."""
+    held = Counter((found[1], found[2]) for found in map(_NUMBERED.fullmatch, filter(None, files)) if found)
+    for (name, total), number in held.items():
+        if number < int(total):
+            raise MachineError(
+                f"hub: {repo}: this machine's cache holds {number} of {int(total)} files {name}-*-of-{total}; "
+                "`make data` needs a network to fetch the others"
+            )
 
 
 def _options(config: Any) -> dict[str, Any] | None:
@@ -215,9 +237,11 @@ def _rows(split: Split, name: str, path: Path, folder: Path) -> Iterator[Item]:
     import datasets
 
     place, number = f"hub:{split.repo}/{name}", 0
+    # Without it a batch is a row group, which may be a whole file, or nothing, at which `datasets` fails.
+    options = {"batch_size": _BATCH_ROWS} if split.reader == "parquet" else {}
     try:
         builder = datasets.load_dataset_builder(
-            split.reader, data_files=str(path), cache_dir=str(folder / "datasets"), **split.options
+            split.reader, data_files=str(path), cache_dir=str(folder / "datasets"), **options | split.options
         )
         if split.features:
             builder.info.features = datasets.Features.from_dict(split.features)
@@ -225,6 +249,14 @@ def _rows(split: Split, name: str, path: Path, folder: Path) -> Iterator[Item]:
             for row in batch.to_pylist():
                 number += 1
                 yield Item(row, None, place, number)
+    except datasets.table.CastError as error:
+        have, first = (
+            ", ".join(map(repr, names)) for names in (error.table_column_names, error.requested_column_names)
+        )
+        raise DataError(
+            f"{place}: has the columns {have}, and the first file of the split {first}; choose another subset or "
+            "revision, or fetch the files and read each kind with files:"
+        ) from error
     except Exception as error:
         raise DataError(f"{place}: cannot be read after row {number}: {_first_line(error)}") from error
 

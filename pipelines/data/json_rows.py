@@ -82,7 +82,7 @@ def read_json(path: Path) -> Iterator[Item]:
     text = _Text(path)
     start = _WRAPPED.match(text.buffer)
     if start:
-        return _array(text, start.end() + 1)
+        return _array(text, start.end() + 1, is_wrapped=start[1] is not None)
     first, _ = _parsed(text.buffer.lstrip().split("\n", 1)[0])
     if first is not None and not isinstance(first.get("data"), list):
         return read_jsonl(path)
@@ -141,12 +141,13 @@ _MARK = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
 """A whole string, or one that goes on after what was read; or a sign that opens or closes."""
 
 
-def _array(text: _Text, position: int) -> Iterator[Item]:
-    """The elements of an array, whose first one begins at or after `position`."""
+def _array(text: _Text, position: int, *, is_wrapped: bool) -> Iterator[Item]:
+    """The elements of an array, whose first one begins at or after `position`; `is_wrapped`: by an object."""
     line, counted = 1, 0
     while True:
         position = _GAP.match(text.buffer, position).end()  # type: ignore[union-attr]
         if text.buffer.startswith("]", position):
+            _require_end(text, position + 1, is_wrapped=is_wrapped)
             return
         if position > blocks.BLOCK:
             text.drop(position)
@@ -171,6 +172,23 @@ def _array(text: _Text, position: int) -> Iterator[Item]:
         elif len(text.buffer) - position > blocks.LARGEST_ROW or not text.more():
             line += text.buffer.count("\n", counted, position)
             raise DataError(f"{text.path}:{line}: this element of the array is no whole JSON value; correct the file")
+
+
+def _require_end(text: _Text, position: int, *, is_wrapped: bool) -> None:
+    """Raise DataError where more follows the array than the rest of its object: rows that nobody would read."""
+    line = text.line + text.buffer.count("\n", 0, position)
+    text.drop(position)
+    while len(text.buffer) <= blocks.LARGEST_ROW and (is_wrapped or not text.buffer.strip()):
+        if not text.more():
+            break
+        if not is_wrapped:
+            text.buffer = text.buffer.lstrip()
+    rest = text.buffer
+    if rest.strip() if not is_wrapped else _parsed(f'{{"data": []{rest}')[0] is None:
+        raise DataError(
+            f"{text.path}:{line}: more stands behind the array that ends here; correct the file, or write one object "
+            "per line (.jsonl)"
+        )
 
 
 def _end(buffer: str, position: int) -> int:

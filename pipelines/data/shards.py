@@ -9,6 +9,7 @@ import logging
 import multiprocessing
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -23,6 +24,9 @@ SHARD_BYTES = 64 << 20
 TRIES = 3
 """Times that a part may lose its worker before the run gives up."""
 
+PROGRESS = "progress.jsonl"
+"""Of a job's record: pass (of the work over all parts), step, max_steps, seconds_left (of this pass)."""
+
 Work = Callable[[Mapping[str, Any], Path], None]
 """Makes one part, described by JSON values, in an empty folder. A function of a module: workers import it by name."""
 
@@ -31,10 +35,10 @@ Engine = Literal["local", "ray"]
 
 
 def make_shards(
-    work: Work, parts: Sequence[Mapping[str, Any]], folder: Path, *, engine: Engine, workers: int
+    work: Work, parts: Sequence[Mapping[str, Any]], folder: Path, *, engine: Engine, workers: int, record: Path
 ) -> list[Path]:
     """The folder of every part, in their order. Exceptions of `work` come out of here. `workers`: processes of this
-    machine; a Ray cluster has as many as it has cores.
+    machine; a Ray cluster has as many as it has cores. In `record` a line of JSON is left for each part.
 
     MachineError where workers die again and again, or where Ray is not there."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,9 +54,9 @@ def make_shards(
         finished = _on_processes(work, missing, workers)
     else:
         finished = _here(work, missing)
-    for count, _ in enumerate(finished, len(parts) - len(missing) + 1):
-        if len(parts) > 1:
-            print(f"part {count} of {len(parts)}", flush=True)
+    progress = _Progress(folder.name, record, len(parts), len(parts) - len(missing))
+    for _ in finished:
+        progress.step()
     lost = [path for path in folders if not path.exists()]
     if lost:
         raise MachineError(
@@ -60,6 +64,26 @@ def make_shards(
             "need the store's folder (--store), on a file system that they share"
         )
     return folders
+
+
+class _Progress:
+    """Says after each of several parts how far the work is and, from the pace of this run, how long it will take."""
+
+    def __init__(self, name: str, record: Path, parts: int, done: int):
+        self.name, self.parts, self.done, self.there = name, parts, done, done
+        self.record, self.started = record, time.monotonic()
+
+    def step(self) -> None:
+        self.done += 1
+        if self.parts == 1:
+            return
+        print(f"{self.name}: part {self.done} of {self.parts}", flush=True)
+        seconds = time.monotonic() - self.started
+        left = seconds * (self.parts - self.done) / (self.done - self.there)
+        told = {"pass": self.name, "step": self.done, "max_steps": self.parts, "seconds_left": round(left, 1)}
+        self.record.mkdir(parents=True, exist_ok=True)
+        with (self.record / PROGRESS).open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(told) + "\n")
 
 
 def grouped(sizes: Sequence[int], most: int = SHARD_BYTES) -> Iterator[list[int]]:
@@ -140,7 +164,7 @@ def _on_ray(work: Work, parts: Sequence[tuple[Mapping[str, Any], Path]]) -> Iter
     if not ray.is_initialized():
         # RAY_ADDRESS names the cluster, as everywhere with Ray; without it one starts on this machine.
         ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
-    make = ray.remote(_make).options(num_cpus=1, max_retries=TRIES)
+    make = ray.remote(_make_in_one_thread).options(num_cpus=1, max_retries=TRIES)
     waiting = [make.remote(work, dict(part), path.resolve()) for part, path in parts]
     while waiting:
         done, waiting = ray.wait(waiting)
@@ -151,6 +175,11 @@ def _on_ray(work: Work, parts: Sequence[tuple[Mapping[str, Any], Path]]) -> Iter
                 raise error.cause from None
             except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:
                 raise MachineError(f"a worker of the cluster was lost {TRIES} times over: {error}") from error
+
+
+def _make_in_one_thread(work: Work, part: Mapping[str, Any], final: Path) -> None:
+    _in_one_thread()  # Ray has a process for each core too, and starts it by itself
+    _make(work, part, final)
 
 
 def place(path: Path, final: Path) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import BinaryIO
 
-from pipelines.data.blocks import BLOCK, Span
+from pipelines.data.blocks import BLOCK, Span, unpacked, without_bom
 from pipelines.data.documents import Separator
 from pipelines.data.shards import SHARD_BYTES
 
@@ -14,6 +14,8 @@ def spans_of(path: Path, separator: Separator | None, most: int = SHARD_BYTES) -
     is_text = path.suffix.lower() == ".txt" and separator in ("line", "blank_line")
     if not (is_text or path.suffix.lower() == ".jsonl") or not path.is_file() or path.stat().st_size <= most:
         return []
+    if all(block.isspace() for block in without_bom(path, unpacked(path))):
+        return []  # it has no row to count, so only the file as a whole can say so
     size, start, line = path.stat().st_size, 0, 1
     spans = []
     with path.open("rb") as file:

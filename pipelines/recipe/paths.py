@@ -3,7 +3,9 @@
 import errno
 import json
 from collections.abc import Iterable
+from functools import cache
 from glob import iglob
+from os.path import isdir
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,27 @@ def _expand_one(pattern: Path) -> list[Path]:
         return [pattern]
     if saved := _saved_files(pattern):
         return saved
-    found = sorted(iglob(str(pattern), recursive=True))  # noqa: PTH207  pathlib globs no absolute patterns
-    return [path for path in map(Path, found) if path.is_file()]
+    folder, rest = _literal(pattern)
+    found = [folder / name for name in iglob(rest, root_dir=folder, recursive=True)]  # noqa: PTH207  Path.glob skips links
+    return _once(path for path in found if path.is_file())
+
+
+def _literal(pattern: Path) -> tuple[Path, str]:
+    """The folder that a pattern starts in, and the rest: a folder that is there is meant by its name, whatever signs
+    that holds."""
+    folder, parts = Path(pattern.anchor), list(pattern.parts[bool(pattern.anchor) :])
+    while len(parts) > 1 and isdir(folder / parts[0]):  # noqa: PTH112  Path.is_dir raises where a name is too long
+        folder /= parts.pop(0)
+    return folder, str(Path(*parts))
+
+
+def _once(paths: Iterable[Path]) -> list[Path]:
+    """Sorted; of one file that several ways lead to, as with a link to a folder that holds it, the shortest way."""
+    real = cache(Path.resolve)
+    found: dict[tuple[Path, str], Path] = {}
+    for path in sorted(paths, key=lambda path: (len(path.parts), str(path))):
+        found.setdefault((real(path.parent), path.name), path)
+    return sorted(found.values(), key=str)
 
 
 def _saved_files(folder: Path) -> list[Path]:

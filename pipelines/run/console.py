@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,7 @@ class Follower:
 
     def __init__(self, console: Console, name: str, record: Path, *, live: bool):
         self._console, self._name, self._live = console, name, live
-        self._metrics = _Tail(record / "metrics.jsonl", from_end=False)
+        self._steps = [_Tail(record / name, from_end=False) for name in ("metrics.jsonl", "progress.jsonl")]
         self._log = _Tail(record / "log.txt", from_end=True)
         self._newest: dict[str, Any] = {}
         self._shown_at = self._started = time.monotonic()
@@ -72,7 +73,7 @@ class Follower:
             return
         self._shown_at = now
         self._notes()
-        for line in self._metrics.lines():
+        for line in chain.from_iterable(tail.lines() for tail in self._steps):
             try:
                 self._newest |= json.loads(line)
             except ValueError:
@@ -141,8 +142,8 @@ class _Tail:
 
 
 def progress(line: Mapping[str, Any]) -> str:
-    """`412/1000 loss 1.832 lr 4.1e-05 |g| 0.71 8.1k tok/s 1:12 left`."""
-    parts = []
+    """`412/1000 loss 1.832 lr 4.1e-05 |g| 0.71 8.1k tok/s 1:12 left`, or `rows 3/149 1:12 left` of work in parts."""
+    parts = [line["pass"]] if "pass" in line else []
     if "step" in line:
         parts.append(f"{line['step']}/{line['max_steps']}" if line.get("max_steps") else str(line["step"]))
     for key, label, style in (
@@ -163,6 +164,8 @@ def progress(line: Mapping[str, Any]) -> str:
 
 
 def _time_left(line: Mapping[str, Any]) -> float | None:
+    if isinstance(line.get("seconds_left"), int | float):
+        return float(line["seconds_left"])
     step, total, seconds = line.get("step"), line.get("max_steps"), line.get("seconds")
     if not step or not total or not seconds:
         return None

@@ -23,9 +23,11 @@ class Shards:
 
     def make(self, name: str, work: Work, parts: Sequence[Mapping[str, Any]]) -> list[Path]:
         """The folder of every part, in their order."""
-        folder, launch = self.ctx.checkpoints / "parts" / name, self.ctx.launch
+        ctx, launch = self.ctx, self.ctx.launch
         is_small = sum(part.get("bytes", SMALL) for part in parts) < SMALL
-        return make_shards(work, parts, folder, engine=launch.engine, workers=1 if is_small else launch.workers)
+        workers = 1 if is_small else launch.workers
+        folder = ctx.checkpoints / "parts" / name
+        return make_shards(work, parts, folder, engine=launch.engine, workers=workers, record=ctx.record)
 
 
 Step = Callable[[Corpus, Verdicts, Shards], None]

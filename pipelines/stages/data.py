@@ -122,8 +122,8 @@ def _is_cut(dataset: Dataset) -> bool:
 
 
 def _made(ctx: StageContext, name: str, parts: Sequence[Mapping[str, Any]]) -> list[Path]:
-    folder = ctx.checkpoints / "parts" / name
-    return make_shards(_part, parts, folder, engine=ctx.launch.engine, workers=ctx.launch.workers)
+    folder, launch = ctx.checkpoints / "parts" / name, ctx.launch
+    return make_shards(_part, parts, folder, engine=launch.engine, workers=launch.workers, record=ctx.record)
 
 
 def _part(part: Mapping[str, Any], folder: Path) -> None:

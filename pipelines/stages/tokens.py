@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipelines.data.chat import ChatRenderer
+from pipelines.data.chat import TOKENIZER, ChatRenderer
 from pipelines.data.formats import Row, num_bytes
 from pipelines.data.labels import label_kind_of
 from pipelines.data.rows import batches, read_group, row_groups
@@ -46,7 +46,8 @@ def run(ctx: StageContext) -> Metrics:
         common | {"groups": [[group.split, group.file, group.number] for group in part]}
         for part in ([groups[number] for number in numbers] for numbers in grouped([group.bytes for group in groups]))
     ]
-    folders = make_shards(_part, parts, ctx.checkpoints / "parts", engine=ctx.launch.engine, workers=ctx.launch.workers)
+    launch, made = ctx.launch, ctx.checkpoints / "parts" / "tokens"
+    folders = make_shards(_part, parts, made, engine=launch.engine, workers=launch.workers, record=ctx.record)
     merge(folders, ctx.output, format=config.format, vocab_size=ChatRenderer.load(tokenizer).vocab_size)
     size = sum(json.loads((folder / SIZE).read_text())["bytes"] for folder in folders)
     lengths: dict[str, np.ndarray] = {split: row_lengths(TokenTable.open(ctx.output, split)) for split in SPLITS}
@@ -57,7 +58,10 @@ def run(ctx: StageContext) -> Metrics:
 
 def _part(part: Mapping[str, Any], folder: Path) -> None:
     """Some row groups as a token table of their own."""
-    renderer, format = ChatRenderer.load(Path(part["tokenizer"])), part["format"]
+    file = Path(part["tokenizer"]) / TOKENIZER
+    changed = file.stat().st_mtime_ns if file.is_file() else 0
+    renderer, format = _renderer(str(file), changed), part["format"]
+    renderer.check_again()  # what is proven by the texts of each part depends on no other part
     writer = TokenWriter(folder, format=format, vocab_size=renderer.vocab_size)
     size, checked = 0, dict.fromkeys(SPLITS, 0)
     for split, file, number in part["groups"]:
@@ -72,6 +76,12 @@ def _part(part: Mapping[str, Any], folder: Path) -> None:
             size += sum(encoded["num_bytes"] if format == "text" else (num_bytes(format, row) for row in batch))
     writer.close()
     (folder / SIZE).write_text(json.dumps({"bytes": size}))
+
+
+@lru_cache(maxsize=1)
+def _renderer(file: str, changed: int) -> ChatRenderer:
+    """Once for all parts of a process: a tokenizer of that library gives back little of the memory that it took."""
+    return ChatRenderer.load(Path(file).parent)
 
 
 def encode(renderer: ChatRenderer, format: str, rows: Sequence[Row]) -> dict[str, Sequence[Any]]:

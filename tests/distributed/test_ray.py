@@ -9,9 +9,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from shard_jobs import build, count, made, parts
+from shard_jobs import build, made, make, parts, threads
 
-from pipelines.data.shards import grouped, make_shards
+from pipelines.data.shards import grouped
 from pipelines.errors import DataError
 
 pytest.importorskip("ray", reason="needs `make test-ray`, which installs it")
@@ -38,14 +38,19 @@ def cluster() -> Iterator[None]:
 
 
 def test_parts_come_in_order_and_a_killed_worker_is_replaced(cluster: None, tmp_path: Path) -> None:
-    folders = make_shards(count, parts(tmp_path, 6, die_once=[2]), tmp_path / "parts", engine="ray", workers=1)
+    folders = make(tmp_path, parts(tmp_path, 6, die_once=[2]), engine="ray")
     assert made(folders) == [0, 1, 4, 9, 16, 25]
     assert (tmp_path / "calls").read_text().split().count("2") == 2
 
 
+def test_each_worker_has_one_thread(cluster: None, tmp_path: Path) -> None:
+    (made,) = make(tmp_path, parts(tmp_path, 1), work=threads, engine="ray")
+    assert (made / "threads").read_text() == "false"
+
+
 def test_a_mistake_of_the_data_comes_through(cluster: None, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="part 1 is bad"):
-        make_shards(count, parts(tmp_path, 2, fail=[1]), tmp_path / "parts", engine="ray", workers=1)
+        make(tmp_path, parts(tmp_path, 2, fail=[1]), engine="ray")
 
 
 def test_data_and_tokens_are_those_of_one_process(

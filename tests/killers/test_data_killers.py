@@ -1,6 +1,7 @@
 """Bugs that ruin a run without a sound, planted one by one: the pipeline must refuse, or must be immune."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from data_jobs import run_data, run_tokenizer, run_tokens, write_jsonl
+from tokenizers import Tokenizer, normalizers
 
 from pipelines.data import tokens as tables
 from pipelines.data.chat import ChatRenderer
@@ -240,21 +242,13 @@ def test_18_a_corpus_of_bad_rows(tmp_path: Path) -> None:
         run_data(tmp_path / "e", [tmp_path / "a.jsonl"], format="chat", max_dropped=0.49)
 
 
-def test_19_a_tokenizer_that_changes_text(
-    data: dict[str, Path], tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from tokenizers import normalizers
-
-    honest = ChatRenderer.load
-
-    def lossy(folder: Path) -> ChatRenderer:
-        renderer = honest(folder)
-        renderer.tokenizer.normalizer = normalizers.Lowercase()
-        return renderer
-
-    monkeypatch.setattr(ChatRenderer, "load", lossy)
+def test_19_a_tokenizer_that_changes_text(data: dict[str, Path], tokenizer: Path, tmp_path: Path) -> None:
+    lossy = shutil.copytree(tokenizer, tmp_path / "lossy")
+    changed = Tokenizer.from_file(str(lossy / "tokenizer.json"))
+    changed.normalizer = normalizers.Lowercase()
+    changed.save(str(lossy / "tokenizer.json"))
     with pytest.raises(DataError, match="the text decodes to"):
-        run_tokens(tmp_path, data["text"], tokenizer, "text")
+        run_tokens(tmp_path / "t", data["text"], lossy, "text")
 
 
 @pytest.mark.parametrize(

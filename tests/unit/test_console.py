@@ -57,6 +57,17 @@ def test_without_a_terminal_one_plain_line_now_and_then(
     follower.end()
 
 
+def test_work_in_parts_says_which_and_how_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "PLAIN_SECONDS", 0.0)
+    follower = Console().follow("data-web", tmp_path, live=False)
+    told = {"pass": "rows", "step": 3, "max_steps": 149, "seconds_left": 100.2}
+    (tmp_path / "progress.jsonl").write_text(json.dumps(told) + "\n")
+    follower.tick()
+    assert capsys.readouterr().err == "  data-web rows  3/149  1:40 left\n"
+
+
 def test_a_quiet_console_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quiet = Console(quiet=True)
     quiet.cached("sft")

@@ -21,6 +21,7 @@ def rows(path: Path, *options: Any) -> list[Any]:
 
 
 def written(path: Path, content: bytes | str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
 
@@ -234,3 +235,33 @@ def test_bzip2_streams_may_follow_one_another_and_must_be_whole(tmp_path: Path) 
         rows(written(tmp_path / "b.txt.bz2", bz2.compress(b"some text")[:-3]))
     with pytest.raises(DataError, match="damaged or cut off"):
         rows(written(tmp_path / "c.txt.bz2", b"some text"))
+    whole, damaged = bz2.compress(b"a\n" * 1_000_000), bytearray(bz2.compress(b"b\n"))
+    assert len(rows(written(tmp_path / "d.txt.bz2", whole + bytes(9) + whole + bytes(9)), "line")) == 2_000_000
+    damaged[0] ^= 1
+    with pytest.raises(DataError, match="damaged or cut off"):
+        rows(written(tmp_path / "e.txt.bz2", whole + damaged + whole))
+
+
+def expanded(pattern: str, folder: Path) -> list[str]:
+    from pipelines.recipe.paths import expand
+
+    return [path.relative_to(folder).as_posix() for path in expand([pattern], folder)[pattern]]
+
+
+def test_signs_of_patterns_in_the_names_of_folders_are_no_patterns(tmp_path: Path) -> None:
+    for name in ("my [x] r*pe/data/a [1].txt", "my [x] r*pe/data/b.txt", "data/a.txt"):
+        written(tmp_path / name, "text")
+    assert expanded("my [x] r*pe/data/*.txt", tmp_path) == ["my [x] r*pe/data/a [1].txt", "my [x] r*pe/data/b.txt"]
+    assert expanded("data/*.txt", tmp_path / "my [x] r*pe") == ["data/a [1].txt", "data/b.txt"]
+    assert expanded("my [[]x] r*/d?ta/b.*", tmp_path) == ["my [x] r*pe/data/b.txt"]
+    assert expanded(str(tmp_path / "data" / "*"), tmp_path) == ["data/a.txt"]
+    assert expanded("my [x] r*pe/../data/*", tmp_path) == ["my [x] r*pe/../data/a.txt"]
+    assert expanded("x" * 300 + "/*.txt", tmp_path) == []
+
+
+def test_a_link_back_to_its_own_folder_gives_no_file_twice(tmp_path: Path) -> None:
+    for name in ("d/z.txt", "d/a/b.txt"):
+        written(tmp_path / name, "text")
+    (tmp_path / "d" / "a" / "loop").symlink_to("..")
+    (tmp_path / "d" / "link.txt").symlink_to("z.txt")
+    assert expanded("d/**/*.txt", tmp_path) == ["d/a/b.txt", "d/link.txt", "d/z.txt"]

@@ -140,7 +140,7 @@ def test_each_part_is_fetched_once_and_nothing_of_it_stays(
     assert len(list((tmp_path / "d" / "checkpoints" / "parts" / "rows").iterdir())) == 4
     assert held == ([1] * 4 if workers == 1 else [])  # workers are processes of their own
     left = [path.name for folder in (tmp_path / "d", empty_cache) for path in folder.rglob("*.jsonl")]
-    assert left == ["dropped.jsonl"] * 5  # four of parts and the whole's
+    assert sorted(left) == [*["dropped.jsonl"] * 5, "progress.jsonl"]  # four of parts and the whole's
 
 
 def test_a_run_that_failed_goes_on_with_the_parts_that_it_lacks(
@@ -199,3 +199,49 @@ def test_what_is_not_there_is_told_before_anything_is_fetched(
     with pytest.raises(DataError, match=error):
         run_data(tmp_path / "d", hub=REPO, revision=COMMIT, **({"split": what} if what else {}))
     assert not what or not server.fetched
+
+
+def shards(folder: Path, held: list[int]) -> Path:
+    """Those of three files that are held."""
+    files = {f"data/train-{n:05d}-of-00003.parquet": [{"text": f"row {n}"}] for n in held}
+    return write(folder / "datasets--org--tiny" / "snapshots" / COMMIT, files)
+
+
+@pytest.mark.parametrize("split", ["train", "train[:50%]"])
+def test_a_cache_that_lacks_a_shard_stops_the_job(split: str, empty_cache: Path, tmp_path: Path) -> None:
+    """Its rows would carry the fingerprint of the whole commit."""
+    shards(empty_cache, [0, 2])
+    with pytest.raises(MachineError, match=r"cache holds 2 of 3 files data/train-\*-of-00003; .* needs a network"):
+        run_data(tmp_path / "d", hub=REPO, revision=COMMIT, holdout=0.0, split=split)
+
+
+def test_what_a_cache_says_of_its_files_is_told(
+    empty_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shards(empty_cache, [0, 1, 2])
+    _, metrics = run_data(tmp_path / "d", hub=REPO, revision=COMMIT, holdout=0.0)
+    assert metrics["train"] == 3 and "which does not say if all its files are there" in capsys.readouterr().out
+    listing = {path.relative_to(folder).as_posix(): {"size": 1, "blob_id": "0"} for path in folder.rglob("*.parquet")}
+    (folder.parents[1] / "trees").mkdir()
+    (folder.parents[1] / "trees" / f"{COMMIT}.json").write_text(json.dumps({"format_version": 1, "files": listing}))
+    assert hub.cached_snapshot(REPO, COMMIT) == folder and not capsys.readouterr().out
+    (folder / "data" / "train-00001-of-00003.parquet").unlink()
+    with pytest.raises(MachineError, match="cannot be reached"):
+        run_data(tmp_path / "e", hub=REPO, revision=COMMIT, holdout=0.0)
+    assert "1 file(s) are missing (data/train-00001-of-00003.parquet)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("empty", [0, 1])
+def test_a_file_without_rows_is_no_fault(empty: int, empty_cache: Path, tmp_path: Path) -> None:
+    folder = shards(empty_cache, [0, 1, 2])
+    nothing = pa.table({"text": pa.array([], pa.string())})
+    pq.write_table(nothing, folder / f"data/train-{empty:05d}-of-00003.parquet")
+    output, _ = run_data(tmp_path / "d", hub=REPO, revision=COMMIT, holdout=0.0)
+    assert texts(output) == [f"row {number}" for number in range(3) if number != empty]
+
+
+def test_a_file_of_other_columns_is_told_with_both(empty_cache: Path, tmp_path: Path) -> None:
+    folder = shards(empty_cache, [0, 1, 2])
+    write(folder, {"data/train-00001-of-00003.parquet": [{"content": "row 1"}]})
+    with pytest.raises(DataError, match=r"00001.*: has the columns .content., and the first file .*: *.text.|.text."):
+        run_data(tmp_path / "d", hub=REPO, revision=COMMIT, holdout=0.0)

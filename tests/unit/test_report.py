@@ -11,12 +11,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from fake_run import RECIPE, VALUES, fake_plan, fake_run
+from fake_run import RECIPE, VALUES, fake_plan, fake_report, fake_run, read_report
 from rich.console import Console
 
 from pipelines.data import microworld
 from pipelines.report import collect, lineage
-from pipelines.report.collect import Report, ScoreFacts, load_report, write_report
+from pipelines.report.collect import ScoreFacts, write_report
 from pipelines.report.figures import seconds_text, short, thinned
 from pipelines.report.plots import Series, curves, plots
 from pipelines.report.table import difference, mark, tables
@@ -32,20 +32,7 @@ EVIL = (
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run(tmp_path_factory.mktemp("whole"))
-
-
-def run(root: Path, **fake) -> Path:
-    """A made-up run with its report; the folder of the report."""
-    plan, store = fake_plan(root / "recipes"), ArtifactStore(root / "artifacts")
-    fake_run(plan, store, **fake)
-    return write_report(plan, store, root / "runs").parent
-
-
-def read(folder: Path) -> Report:
-    report = load_report(folder)
-    assert report is not None
-    return report
+    return fake_report(tmp_path_factory.mktemp("whole"))
 
 
 def text(folder: Path, suffix: str) -> str:
@@ -110,7 +97,7 @@ def test_questions_of_benchmarks_in_training_data_are_told(tmp_path, action, fat
     plan, store = fake_plan(tmp_path / "recipes", recipe=recipe), ArtifactStore(tmp_path / "artifacts")
     fake_run(plan, store, evil=EVIL)
     folder = write_report(plan, store, tmp_path / "runs").parent
-    (facts,) = read(folder).contamination
+    (facts,) = read_report(folder).contamination
     assert (facts.data, facts.action, facts.contaminated) == ("village", action, 12)
     assert (facts.tasks[0].found, facts.tasks[0].questions, facts.tasks[0].holdout_documents) == (7, 400, 0)
     page = text(folder, "html")
@@ -145,8 +132,8 @@ def fake_run_rest(plan, store) -> None:
 
 @pytest.mark.parametrize("leave_out", [("evaluate-ppo",), ("sft",), ("pretrain",), ("tokenizer", "data-prompts")])
 def test_a_run_that_is_not_finished_is_reported_as_far_as_it_is(tmp_path, leave_out):
-    folder = run(tmp_path, leave_out=leave_out)
-    report = read(folder)
+    folder = fake_report(tmp_path, leave_out=leave_out)
+    report = read_report(folder)
     for name in leave_out:
         assert report.stage(name).state == "absent"
         assert re.search(rf"{name}.*not run", text(folder, "html"))
@@ -161,14 +148,14 @@ def test_an_empty_store_has_a_report_too(tmp_path):
 
 
 def test_plain_and_templated_scores_are_tables_of_their_own(whole):
-    plain, templated = tables(read(whole))
+    plain, templated = tables(read_report(whole))
     assert [row.task for row in plain.rows] == [task for task, row in VALUES.items() if not row[2]]
     assert [row.task for row in templated.rows] == [task for task, row in VALUES.items() if row[2]]
     assert plain.columns == ["pretrain", "sft", "dpo", "ppo"]
 
 
 def test_a_mark_stands_only_where_a_difference_is_beyond_noise(whole):
-    marks = {row.task: [cell.mark for cell in row.cells] for table in tables(read(whole)) for row in table.rows}
+    marks = {row.task: [cell.mark for cell in row.cells] for table in tables(read_report(whole)) for row in table.rows}
     assert marks["microworld/comprehension"] == ["", "", "", ""]
     assert marks["microworld/generation"] == ["", "", "", "▼"]
     assert marks["bits_per_byte/village"] == ["", "▼", "", ""]
@@ -176,7 +163,7 @@ def test_a_mark_stands_only_where_a_difference_is_beyond_noise(whole):
 
 
 def test_one_task_asked_in_several_ways_has_a_row_for_each_that_says_which(whole):
-    report = read(whole)
+    report = read_report(whole)
     asked = [score("sft", 0.5), score("dpo", 0.6), score("sft", 0.7, num_fewshot=5), score("sft", 0.8, limit=100)]
     (table,) = tables(report.model_copy(update={"scores": asked}))
     assert [row.task for row in table.rows] == ["t", "t (5-shot)", "t (limit 100)"]
@@ -245,7 +232,7 @@ def test_the_page_needs_nothing_and_runs_nothing(whole):
 
 @pytest.mark.parametrize("suffix", ["html", "md"])
 def test_text_of_data_and_models_cannot_become_markup(tmp_path, whole, suffix):
-    folder = run(tmp_path, evil=EVIL)
+    folder = fake_report(tmp_path, evil=EVIL)
     source = text(folder, suffix)
     for char in ("\u202e", "\u202c", "\x1b"):
         assert char not in source
@@ -264,7 +251,7 @@ def test_text_of_data_and_models_cannot_become_markup(tmp_path, whole, suffix):
 
 def test_the_table_in_a_terminal_steers_nothing(tmp_path):
     console = Console(record=True, width=200, file=io.StringIO())
-    print_summary(read(run(tmp_path, evil="[bold]" + EVIL)), console)
+    print_summary(read_report(fake_report(tmp_path, evil="[bold]" + EVIL)), console)
     shown = console.export_text()
     assert "[bold]" in shown and "\x1b" not in shown and "\u202e" not in shown
 
@@ -275,20 +262,20 @@ def test_what_steers_a_reader_is_shown_as_a_code_point(char):
 
 
 def test_curves_are_drawn_of_every_stage_and_a_torn_last_line_is_passed_over(whole):
-    drawn = [(plot.stage, plot.title.split(",")[0]) for plot in plots(read(whole))]
+    drawn = [(plot.stage, plot.title.split(",")[0]) for plot in plots(read_report(whole))]
     assert ("pretrain", "loss") in drawn and ("ppo", "mean reward of a rollout") in drawn
     assert ("dpo", "share of pairs told apart") in drawn
-    for plot in plots(read(whole)):
+    for plot in plots(read_report(whole)):
         assert plot.svg.startswith("<svg") and "<metadata" not in plot.svg and "currentColor" in plot.svg
 
 
 def test_the_entropy_of_the_built_in_text_is_drawn_where_nothing_else_was_read(whole):
-    with_floor = [plot.stage for plot in plots(read(whole)) if "entropy of the text" in plot.svg]
+    with_floor = [plot.stage for plot in plots(read_report(whole)) if "entropy of the text" in plot.svg]
     assert with_floor == ["pretrain"]
 
 
 def test_the_entropy_of_the_built_in_text_stands_beside_its_bits_per_byte(whole):
-    report = read(whole)
+    report = read_report(whole)
     notes = {row.task: row.note for table in tables(report) for row in table.rows}
     expected = microworld.floor_nats_per_byte(500, with_end=False) / math.log(2)  # of its first texts
     assert notes["bits_per_byte/village"] == f"1,000 items, entropy {expected:.3f}"
@@ -298,7 +285,7 @@ def test_the_entropy_of_the_built_in_text_stands_beside_its_bits_per_byte(whole)
 
 
 def test_the_lineage_goes_from_left_to_right(whole):
-    report = read(whole)
+    report = read_report(whole)
     picture = lineage.picture(report)
     places = {box.name: box.x for box in picture.boxes}
     assert places["tokenizer"] < places["pretrain"] < places["sft"] < places["dpo"] == places["ppo"]
@@ -317,7 +304,7 @@ def test_a_renamed_stage_keeps_its_scores_under_its_new_name(tmp_path):
     )
     renamed = renamed.replace("model: sft", "model: chatty").replace("[pretrain, sft,", "[pretrain, chatty,")
     write_report(fake_plan(tmp_path / "recipes", recipe=renamed), store, tmp_path / "runs")
-    assert {score.stage for score in read(tmp_path / "runs").scores} == {"pretrain", "chatty", "dpo", "ppo"}
+    assert {score.stage for score in read_report(tmp_path / "runs").scores} == {"pretrain", "chatty", "dpo", "ppo"}
 
 
 def test_reports_import_neither_torch_nor_datasets():
@@ -366,7 +353,7 @@ def fake_run_page(plan, store, folder, words) -> str:
 
 
 def test_a_tokenizer_is_shown_with_what_it_costs_and_how_it_cuts(whole):
-    (facts,) = read(whole).tokenizers
+    (facts,) = read_report(whole).tokenizers
     (own,) = facts.vocabularies
     assert sorted(facts.datasets) == ["chats", "village"]
     assert own.embedding_parameters == 500 * 128
@@ -390,7 +377,7 @@ def test_a_tokenizer_is_shown_beside_others_and_other_sizes(tmp_path):
     others = {"own": measures(), "compare": [{"name": "org/" + evil} | measures()], "sweep": sweep}
     fake_run(plan, store, vocabulary=others)
     write_report(plan, store, tmp_path / "runs")
-    (facts,) = read(tmp_path / "runs").tokenizers
+    (facts,) = read_report(tmp_path / "runs").tokenizers
     assert [one.name for one in facts.vocabularies] == ["tokenizer", "org/" + evil]
     assert [size.bytes_per_token for size in facts.sweep] == [2.5, 3.5]
     page = text(tmp_path / "runs", "html")
@@ -403,7 +390,7 @@ def test_a_tokenizer_that_nobody_measured_leaves_no_section(tmp_path):
     fake_run(plan, store)
     (store.find(plan.by_name["tokenizer"]).record / "tokenizer.json").unlink()
     write_report(plan, store, tmp_path / "runs")
-    assert read(tmp_path / "runs").tokenizers == []
+    assert read_report(tmp_path / "runs").tokenizers == []
     assert "<h2>Tokenizer</h2>" not in text(tmp_path / "runs", "html")
 
 

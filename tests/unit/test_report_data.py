@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from fake_run import RECIPE, fake_plan, fake_run
+from fake_run import RECIPE, fake_plan, fake_report, fake_run, read_report
 
-from pipelines.report.collect import Report, load_report, write_report
+from pipelines.report.collect import write_report
 from pipelines.report.data_plots import data_plots, draw_plots
 from pipelines.report.figures import count_text, share_text, size_text
 from pipelines.store.artifacts import ArtifactStore
@@ -13,19 +13,6 @@ from pipelines.store.artifacts import ArtifactStore
 QUALITY = "village: {{builtin: microworld/text, quality: [repair, {{kind: length, min_words: 3}}, fineweb]}}"
 MIXED = """pretrain: {{data: {{village: 0.5, books: 0.5}}, max_epochs: {{books: 2}},
     phases: [{{start: 75%, data: {{village: 0.5, books: 0.5}}}}],"""
-
-
-def written(root: Path, recipe: str = RECIPE, **fake) -> Path:
-    """The folder of a made-up run's report."""
-    plan, store = fake_plan(root / "recipes", recipe=recipe), ArtifactStore(root / "artifacts")
-    fake_run(plan, store, **fake)
-    return write_report(plan, store, root / "runs").parent
-
-
-def read(folder: Path) -> Report:
-    report = load_report(folder)
-    assert report is not None
-    return report
 
 
 def mixed() -> str:
@@ -37,11 +24,11 @@ def mixed() -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return written(tmp_path_factory.mktemp("mixed"), mixed())
+    return fake_report(tmp_path_factory.mktemp("mixed"), mixed())
 
 
 def test_every_filter_is_named_in_its_order_with_examples(folder: Path) -> None:
-    (village,) = (data for data in read(folder).data if data.name == "village")
+    (village,) = (data for data in read_report(folder).data if data.name == "village")
     found = [(reason.by, reason.reason, reason.rows, len(reason.excerpts)) for reason in village.reasons]
     expected = [("reader", "empty text ", 2, 1), ("quality", "repair", 0, 0), ("quality", "length", 10, 3)]
     assert found == [*expected, ("quality", "fineweb", 0, 0), ("layout", "unranked", 3, 0)]
@@ -62,7 +49,7 @@ def test_what_cleaning_does_is_shown_with_examples(tmp_path: Path) -> None:
         "data:", books, 1
     )
     recipe = recipe.replace("{{village: 0.7, chats: 0.3}}", "{{village: 0.5, books: 0.2, chats: 0.3}}")
-    report = read(written(tmp_path, recipe))
+    report = read_report(fake_report(tmp_path, recipe))
     village = next(data for data in report.data if data.name == "village")
     found = {(reason.by, reason.reason): (reason.rows, reason.excerpts) for reason in village.reasons}
     rows, (copy,) = found["cleaning", "duplicate of books"]
@@ -75,7 +62,7 @@ def test_what_cleaning_does_is_shown_with_examples(tmp_path: Path) -> None:
 
 
 def test_lengths_and_fates_are_drawn(folder: Path) -> None:
-    report = read(folder)
+    report = read_report(folder)
     (village,) = (data for data in report.data if data.name == "village")
     assert village.lengths is not None and village.lengths.rows == [0, 900, 3]
     assert [plot.title for plot in data_plots(report)] == ["used, and why not", "training rows by their tokens"]
@@ -83,7 +70,7 @@ def test_lengths_and_fates_are_drawn(folder: Path) -> None:
 
 
 def test_shares_of_every_phase_are_shown_as_planned_and_as_drawn(folder: Path) -> None:
-    report = read(folder)
+    report = read_report(folder)
     mixture = next(one for one in report.mixtures if one.stage == "pretrain")
     village, books = sorted(mixture.uses, key=lambda use: use.data == "books")
     first, second = (village, books) if village.drawn[0] == 0.875 else (books, village)  # in the order of fingerprints
@@ -114,7 +101,7 @@ def test_a_run_of_an_older_program_has_its_counts(tmp_path: Path) -> None:
     for name in ("dropped.jsonl", "lengths.json", "mixture.json"):
         for path in (tmp_path / "artifacts").rglob(name):
             path.unlink()
-    report = read(write_report(plan, store, tmp_path / "runs").parent)
+    report = read_report(write_report(plan, store, tmp_path / "runs").parent)
     village = next(data for data in report.data if data.name == "village")
     assert village.dropped == 12 and village.lengths is not None and village.lengths.rows == []
     assert all(one.starts == [] and one.uses[0].rows_in == 30_000 for one in report.mixtures)
@@ -122,7 +109,7 @@ def test_a_run_of_an_older_program_has_its_counts(tmp_path: Path) -> None:
 
 def test_data_cannot_become_markup(tmp_path: Path) -> None:
     evil = "<script>alert(1)</script><svg onload=alert(2)>\u202e{{ 7*7 }}"
-    page = (written(tmp_path, mixed(), evil=evil) / "report.html").read_text(encoding="utf-8")
+    page = (fake_report(tmp_path, mixed(), evil=evil) / "report.html").read_text(encoding="utf-8")
     assert "<script" not in page and "<svg onload" not in page and "\u202e" not in page
     assert "is&lt;script&gt;alert(1)" in page and "⟨U+202E⟩{{ 7*7 }}" in page
 

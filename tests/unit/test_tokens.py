@@ -1,6 +1,7 @@
 """Token tables: written in shards, read memory-mapped, and made by the tokens stage from every format."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ import pytest
 from data_jobs import run_data, run_tokenizer, run_tokens, write_jsonl
 
 from pipelines.data.chat import ChatRenderer
+from pipelines.data.fast_bpe import FastBpe
+from pipelines.data.row_writer import RowWriter
+from pipelines.data.shards import grouped
 from pipelines.data.tokens import TokenTable, TokenWriter
 from pipelines.errors import ArtifactError, DataError
-from pipelines.stages.tokens import histogram
+from pipelines.stages.tokens import _renderer, histogram
 
 ROWS = [{"input_ids": list(range(1, n + 1)), "num_bytes": 10 * n} for n in (3, 0, 5, 1)]
 
@@ -242,3 +246,22 @@ def test_a_column_of_json_is_read_from_its_first_row_to_its_last(tmp_path: Path,
     assert len(table.shards) > 1
     assert list(table.json_values("label")) == labels == [table.value("label", row) for row in range(len(table))]
     assert list(TokenTable.open(tmp_path, "holdout").json_values("label")) == []
+
+
+def test_a_process_reads_a_tokenizer_once_for_all_parts_and_proves_it_in_each(
+    tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the library takes for one it does not give back: hundreds of parts would fill the memory."""
+    monkeypatch.setattr(RowWriter, "BATCH_ROWS", 300)
+    monkeypatch.setattr(grouped, "__defaults__", (1,))
+    proven, agrees = list[int](), FastBpe.agrees
+    monkeypatch.setattr(FastBpe, "agrees", lambda *given: proven.append(1) or agrees(*given))
+    folder = tmp_path / "tokenizer"
+    shutil.copytree(tokenizer, folder)
+    _renderer.cache_clear()
+    encoded(tmp_path, folder, "text", [{"text": f"drum {i}"} for i in range(900)])
+    assert len(proven) == 3 and _renderer.cache_info().misses == 1
+    (folder / "tokenizer.json").touch()  # made again: another one
+    (tmp_path / "again").mkdir()
+    encoded(tmp_path / "again", folder, "text", [{"text": "drum"}])
+    assert _renderer.cache_info().misses == 2
