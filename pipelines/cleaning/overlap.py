@@ -51,7 +51,7 @@ class Judge:
         )  # fmt: skip
         document, text = np.divmod(keys, len(needed))
         question = self.ngrams.question_of[text]
-        whole = times >= np.maximum(1, np.ceil(self.min_share[question] * needed[text]))
+        whole = times / needed[text] >= self.min_share[question]
         document, question, hit = document[whole], question[whole], hit[first[whole]]
         width = len(self.ngrams.is_short)
         keys, first = np.unique(document * width + question, return_index=True)

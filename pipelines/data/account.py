@@ -99,13 +99,14 @@ def check(tally: Tally, dataset: Dataset, quarantine: Path) -> None:
         raise DataError(f"layout: {dataset.layout} makes no row of these {tally.rows_read:,}: {counts}")
     if not tally.rows_in:
         raise DataError("the source has no rows at all; look at its files")
-    if filtered and not tally.used and dropped <= dataset.max_dropped * tally.rows_in:
+    if filtered and not tally.used and dropped / tally.rows_in <= dataset.max_dropped:
         counts = ", ".join(f"{reason} {count:,}" for reason, count in tally.filtered.most_common())
         raise DataError(f"quality: nothing passes the filters ({counts}); look at {quarantine}")
     if not tally.used and tally.dropped["missing_column"]:
         raise _no_such_columns(dataset, tally.columns)
     limit = dataset.max_dropped
-    if not tally.used or dropped > limit * tally.rows_in:
+    # Shares are divided: 0.29 times 100 is less than 29 to a computer, and 29 / 100 is 0.29.
+    if not tally.used or dropped / tally.rows_in > limit:
         raise DataError(
             f"{dropped:,} of {tally.rows_in:,} rows cannot be used "
             f"(max_dropped allows {limit:.2%}):\n{_reasons(tally)}\n"

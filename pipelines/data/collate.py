@@ -39,7 +39,7 @@ class RowCount:
 
     def check(self, dataset: str, *, max_dropped: float, max_length: int) -> "RowCount":
         """Raise DataError when more rows are dropped than the recipe allows, or none is left."""
-        if self.rows_used and self.dropped <= max_dropped * self.rows_in:
+        if self.rows_used and self.dropped / self.rows_in <= max_dropped:
             return self
         raise DataError(
             f"{dataset}: {self.dropped} of {self.rows_in} rows dropped ({self.dropped_overlong} longer than max_length "

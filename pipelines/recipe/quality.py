@@ -1,7 +1,7 @@
 """Chapter `data`, field `quality`: which texts are worth training on, as a list of filters with their thresholds."""
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -84,7 +84,7 @@ class GopherQuality(Section):
     """Share of lines that end with an ellipsis."""
     min_words_with_letter: Share = 0.8
     """Share of words that have a letter."""
-    min_stop_words: NonNegativeInt = 2
+    min_stop_words: Annotated[int, Field(ge=0, le=8)] = 2
     """How many of the, be, to, of, and, that, have, with must be there; 0 for other languages than English."""
 
 
@@ -214,6 +214,7 @@ Measuring = (
 Asking = Perplexity | Classifier
 """Filters that ask a model of another job."""
 Filter = Annotated[Measuring | Asking, Field(discriminator="kind")]
+KINDS = tuple(get_args(item.model_fields["kind"].annotation)[0] for item in get_args(Measuring | Asking))
 Bounds = Length | GopherQuality | GopherRepetition | FineWeb
 """Filters whose fields are all `min_<measure>` or `max_<measure>`."""
 PRESETS: Mapping[str, tuple[str, ...]] = {
@@ -228,7 +229,14 @@ def _bare(value: Any) -> Any:
     if isinstance(value, str | list | tuple):
         value = {"filters": value}
     if isinstance(value, dict) and isinstance(found := value.get("filters"), str | list | tuple):
+        if isinstance(found, str) and found not in PRESETS and found not in KINDS:
+            hint = did_you_mean(found, [*PRESETS, *KINDS])
+            raise ValueError(f"'{found}' is no preset ({', '.join(PRESETS)}) and no filter{hint}")
         found = PRESETS.get(found, (found,)) if isinstance(found, str) else found
+        for name in [item for item in found if isinstance(item, str) and item in PRESETS]:
+            raise ValueError(
+                f"'{name}' is a preset and stands alone; in a list, name filters: {', '.join(PRESETS[name])}"
+            )
         value = value | {"filters": tuple({"kind": item} if isinstance(item, str) else item for item in found)}
     return value
 

@@ -32,6 +32,8 @@ def _faults(plan: Plan, job: Job, folders: Mapping[str, Path], position: Positio
         yield from _finetune(plan, job, folders, position)
     elif isinstance(job.config, EvaluateStage):
         yield from _tasks(plan, job, folders)
+    elif isinstance(job.config, DataJob) and "classifier" in job.inputs:
+        yield from _filter(plan, job, folders, position)
 
 
 def _finetune(plan: Plan, job: Job, folders: Mapping[str, Path], position: Position) -> Iterator[str]:
@@ -85,6 +87,29 @@ def _tasks(plan: Plan, job: Job, folders: Mapping[str, Path]) -> Iterator[str]:
             check_labels(_tables([name], folders, "holdout"), lesson.kind, lesson.names, _places(plan, [name], folders))
         except DataError as error:
             yield f"{job.name}: task classification: {error}"
+
+
+def _filter(plan: Plan, job: Job, folders: Mapping[str, Path], position: Position) -> Iterator[str]:
+    """Of a dataset that a classifier judges: whether this learns the label that texts shall have."""
+    from pipelines.recipe.words import did_you_mean
+
+    model = plan.by_name[job.inputs["classifier"].job]
+    assert isinstance(job.config, DataJob) and job.config.dataset.quality
+    try:
+        lesson = _lesson(plan, model, folders) if isinstance(model.config, FinetuneStage) else None
+    except DataError:
+        return  # told at the stage
+    if lesson is None or lesson.kind is None:
+        return
+    for number, item in enumerate(job.config.dataset.quality.filters):
+        if item.kind != "classifier" or str(item.label) in lesson.names:
+            continue
+        path = ("data", job.stage, "quality", "filters", number, "label")
+        file, line, column = position(path)
+        known = ", ".join(lesson.names)
+        what = f"'{model.stage}' learns no label '{item.label}'{did_you_mean(str(item.label), lesson.names)}; "
+        what += f"it learns {known}" if known else "it learns numbers: label its texts with words"
+        yield f"{file}:{line}:{column}: {format_path(path)}: {what}"
 
 
 def _tables(names: Iterable[str], folders: Mapping[str, Path], split: "Split") -> "list[TokenTable]":

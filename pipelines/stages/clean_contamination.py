@@ -35,7 +35,7 @@ def remove_contaminated(corpus: Corpus, verdicts: Verdicts, shards: Shards, form
     found.write()
     rows = np.unique(found.train.document) - found.corpus.own
     kept = int(verdicts.kept.sum())
-    if len(rows) > config.max_dropped * kept:
+    if len(rows) and len(rows) / kept > config.max_dropped:
         raise DataError(
             f"decontaminate: {len(rows):,} of {kept:,} training rows have questions of the benchmarks "
             f"({found.spoken()}), and max_dropped allows {config.max_dropped:.0%}. Look at "

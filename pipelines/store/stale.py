@@ -65,7 +65,7 @@ def differences(previous: Mapping[str, Any], job: Job, position: Position) -> li
     if old.kind != job.kind:
         return [f"{job.name} was a {old.kind} stage"]
     return [
-        *_version(previous.get("version"), job),
+        *_version(previous.get("version"), old),
         *_world(old, job),
         *_values(old, job, position),
         *_code(old, job),
@@ -75,9 +75,10 @@ def differences(previous: Mapping[str, Any], job: Job, position: Position) -> li
     ]
 
 
-def _version(old: int | None, job: Job) -> Iterator[str]:
-    if old != job.config.version:
-        yield f"this program makes {job.kind} another way (version {old} → {job.config.version})"
+def _version(made_by: int | None, old: Job) -> Iterator[str]:
+    """Of what the old job asked, since other settings may have other versions."""
+    if made_by != old.config.version:
+        yield f"this program makes {old.kind} another way (version {made_by} → {old.config.version})"
 
 
 def _world(old: Job, new: Job) -> Iterator[str]:

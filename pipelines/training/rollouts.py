@@ -44,7 +44,7 @@ class PromptRows:
         """Metrics of what became of the rows, in sum and per dataset; DataError where too many prompts are too long."""
         metrics = dict.fromkeys(("rows_in", "rows_used", "dropped_overlong"), 0)
         for name, count in zip(names, self.counts, strict=True):
-            if not count.rows_used or count.dropped > max_dropped * count.rows_in:
+            if not count.rows_used or count.dropped / count.rows_in > max_dropped:
                 raise DataError(
                     f"{name}: {count.dropped} of {count.rows_in} prompts are longer than {self._most_tokens} tokens, "
                     f"which max_length leaves beside max_completion_length, and allowed are {max_dropped:.2%}; raise "

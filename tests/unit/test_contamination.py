@@ -150,6 +150,9 @@ def test_a_share_of_the_question_may_be_asked_for() -> None:
     assert matched(made(" ".join(words)), part) == {(0, 0)}
     assert matched(made(" ".join(words)), part, share=0.5) == set()
     assert matched(made(" ".join(words)), " ".join(words[:30]), share=0.5) == {(0, 0)}
+    numbered = [f"w{number}" for number in range(112)]  # 100 n-grams, and 0.55 times 100 is more than 55 to a computer
+    question, row = (" ".join(numbered[:count]) for count in (112, 67))
+    assert matched(made(question), row, share=0.55) == {(0, 0)} and matched(made(question), row, share=0.56) == set()
 
 
 def test_of_a_whole_document_some_ngrams_stand_for_all() -> None:

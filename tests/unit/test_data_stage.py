@@ -61,6 +61,8 @@ def test_too_many_bad_rows_stop_the_job_with_reasons_counts_and_places(tmp_path:
     assert "2 of 100 rows cannot be used (max_dropped allows 1.00%)" in str(error.value)
     assert f"empty: 2 (no text, first at {path}:99, {path}:100)" in str(error.value)
     assert run_data(tmp_path / "e", [path], max_dropped=0.02)[1]["dropped"] == 2
+    path = write_jsonl(tmp_path / "b.jsonl", [{"text": "a"}] * 71 + [{"text": ""}] * 29)
+    assert run_data(tmp_path / "f", [path], max_dropped=0.29)[1]["dropped"] == 29
 
 
 def test_a_source_without_rows_or_usable_rows_stops_the_job(tmp_path: Path) -> None:

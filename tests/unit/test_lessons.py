@@ -134,3 +134,38 @@ def test_a_correlation_with_a_constant_holdout_is_told(held: list[float]) -> Non
     (line,) = told([1.5, 2.5, 3.5], held, eval_steps=1)
     labels = "2 labels are all 1.5" if len(held) > 1 else "only label is 2"
     assert f"stages.tuned.eval_steps: the holdout's {labels}, and spearman of that is no number; choose rmse" in line
+
+
+def filtered_by(label: str, labels: list[Any]) -> Path:
+    """A recipe whose pretraining waits for a classifier that judges its text."""
+    for name in ("train", "held"):
+        lines = [json.dumps({"text": f"{name} {number}", "label": one}) for number, one in enumerate(labels)]
+        Path(f"{name}.jsonl").write_text("\n".join(lines))
+    Path("tales.txt").write_text(TEXT * 20)
+    judged = {"kind": "classifier", "model": "judge", "label": label}
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 64}
+    recipe = {
+        "name": "tiny",
+        "data": {
+            "tales": {"files": "tales.txt", "separator": "line", "holdout": 0, "quality": [judged]},
+            "marks": {"format": "labelled", "files": "train.jsonl", "holdout_files": "held.jsonl"},
+        },
+        "model": shape | {"architecture": "decoder"},
+        "stages": {
+            "tokenizer": {"vocab_size": 270, "data": "marks"},
+            "judge": {"kind": "finetune", "task": "classification", "data": "marks", **TRAIN},
+            "pretrain": {"data": "tales", **TRAIN},
+        },
+    }
+    return write(Path(), recipe)
+
+
+@pytest.mark.parametrize("labels", [["good", "bad"] * 3, [0.5, 1.5] * 3])
+def test_a_filter_that_wants_a_label_that_nobody_learns(labels: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    """Before the classifier is trained, not after."""
+    assert main(["run", str(filtered_by("goood", labels))]) == 3
+    told = capsys.readouterr().err
+    learns = "it learns bad, good" if labels[0] == "good" else "it learns numbers: label its texts with words"
+    assert "data.tales.quality.filters[0].label: 'judge' learns no label 'goood'" in told and learns in told
+    assert "tiny.yaml:" in told and "nothing was trained" in told
+    assert not list(Path("artifacts").glob("finetune-*"))
