@@ -1,6 +1,7 @@
 """The text that a tokenizer learns from, and the text that it is measured on."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from pipelines.errors import DataError
 
 SHORT = 2_000
 """Characters of a passage."""
+LONGEST_RUN = 10_000
+"""Characters without white space that are learnt from in one piece. The time for a piece grows with its square: a
+picture of three megabytes, written as text, would take the better part of an hour."""
+_RUN = re.compile(rf"\S{{{LONGEST_RUN}}}(?=\S)")
 REPEATS = 10
 """How often a small dataset may be repeated to reach its share, before the others are cut instead."""
 
@@ -34,12 +39,21 @@ class Sample:
         for folder, rate in self.rates:
             for number, text in enumerate(texts_of(folder)):
                 for _ in range(int((number + 1) * rate) - int(number * rate)):
-                    yield text
+                    yield from _pieces(text)
 
     def part(self, size: int) -> Iterator[str]:
         """About so many bytes in the same shares, nothing twice."""
         for folder, rate in self.rates:
             yield from thinned(texts_of(folder), rate * size / self.bytes)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """The text, cut inside of runs that are no words."""
+    start = 0
+    for run in _RUN.finditer(text) if len(text) > LONGEST_RUN else ():
+        yield text[start : run.end()]
+        start = run.end()
+    yield text[start:]
 
 
 def thinned(texts: Iterable[str], share: float) -> Iterator[str]:

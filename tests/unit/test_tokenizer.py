@@ -127,6 +127,15 @@ def test_shares_are_of_bytes_and_the_sample_is_spread_over_the_data(tmp_path: Pa
     assert [int(text) for text in spread] == list(range(9, 1_000, 10))
 
 
+def test_runs_that_are_no_words_are_learnt_from_in_pieces(tmp_path: Path) -> None:
+    """In one piece the time for them would grow with their square."""
+    rows = ["a word " + "x1" * 12_500 + " and words", "z" * 10_000, "drum " * 4_000]
+    folder, _ = run_data(tmp_path, [write_jsonl(tmp_path / "a.jsonl", [{"text": row} for row in rows])], holdout=0.0)
+    sample = list(Sample([(folder, 1.0)], 10**9))
+    assert "".join(sample) == "".join(rows) and sample[-2:] == rows[1:]
+    assert [max(map(len, text.split())) for text in sample] == [10_000, 10_000, 5_000, 10_000, 4]
+
+
 def test_a_stage_needs_no_torch(text: Path, tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from data_jobs import run_tokenizer, run_tokens\n"
