@@ -41,10 +41,12 @@ class RowCount:
         """Raise DataError when more rows are dropped than the recipe allows, or none is left."""
         if self.rows_used and self.dropped / self.rows_in <= max_dropped:
             return self
+        limit = f"allowed are {max_dropped:.2%}" if self.rows_used else "none is left"
+        more = ", or raise max_dropped" if self.rows_used else ""
         raise DataError(
             f"{dataset}: {self.dropped} of {self.rows_in} rows dropped ({self.dropped_overlong} longer than max_length "
-            f"{max_length}, {self.dropped_untrained} without anything to train on), allowed are {max_dropped:.2%}; "
-            "raise max_length, set overlong: truncate, or raise max_dropped"
+            f"{max_length}, {self.dropped_untrained} without anything to train on), {limit}; raise max_length, set "
+            f"overlong: truncate{more}"
         )
 
     def metrics(self) -> dict[str, int]:
