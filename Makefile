@@ -138,7 +138,7 @@ format: $(READY) ## format the code in place
 bench: $(READY) ## speed against peers, as ratios in one run
 	@for script in $(filter-out $(addprefix benchmarks/,better_data.py heap.py measuring.py),$(wildcard benchmarks/*.py)); do $(BIN)/python $$script || exit 1; done
 
-better-data: $(READY) ## one model on a heap of text and on the cleaned one (half an hour; your own text: DATA=folder)
+better-data: $(READY) ## one model on a heap of text and on the cleaned one (ten minutes; your own text: DATA=folder)
 	@$(BIN)/python benchmarks/better_data.py $(if $(DATA),--data "$(DATA)")
 
 $(READY): pyproject.toml constraints.txt

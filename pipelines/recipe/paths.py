@@ -2,10 +2,10 @@
 
 import errno
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
 from glob import iglob
-from os.path import isdir
+from os.path import isdir, realpath
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +33,44 @@ def _expand_one(pattern: Path) -> list[Path]:
         return [pattern]
     if saved := _saved_files(pattern):
         return saved
-    folder, rest = _literal(pattern)
-    found = [folder / name for name in iglob(rest, root_dir=folder, recursive=True)]  # noqa: PTH207  Path.glob skips links
-    return _once(path for path in found if path.is_file())
+    return _once(path for path in _globbed(*_literal(pattern)) if path.is_file())
 
 
-def _literal(pattern: Path) -> tuple[Path, str]:
+def _literal(pattern: Path) -> tuple[Path, tuple[str, ...]]:
     """The folder that a pattern starts in, and the rest: a folder that is there is meant by its name, whatever signs
     that holds."""
     folder, parts = Path(pattern.anchor), list(pattern.parts[bool(pattern.anchor) :])
     while len(parts) > 1 and isdir(folder / parts[0]):  # noqa: PTH112  Path.is_dir raises where a name is too long
         folder /= parts.pop(0)
-    return folder, str(Path(*parts))
+    return folder, tuple(parts)
+
+
+def _globbed(folder: Path, parts: tuple[str, ...]) -> Iterator[Path]:
+    """What the parts of a pattern name below a folder. As `glob` has it, but for `**`: that follows links back, two of
+    which in one folder have a million paths."""
+    at = parts.index("**") if "**" in parts else len(parts)
+    heads = iglob(str(Path(*parts[:at])), root_dir=folder) if at else [""]  # noqa: PTH207  Path.glob knows no root_dir
+    for head in heads:
+        if at == len(parts):
+            yield folder / head
+            continue
+        for inner in _folders(folder / head):
+            yield from _globbed(inner, parts[at + 1 :] or ("*",))
+
+
+def _folders(top: Path) -> Iterator[Path]:
+    """A folder and all below it, the shortest paths first; each once, whatever links lead to it."""
+    waiting, seen = [top], set[str]()
+    for folder in waiting:
+        real = realpath(folder)
+        if real in seen or not isdir(folder):  # noqa: PTH112  Path.is_dir raises where a name is too long
+            continue
+        seen.add(real)
+        yield folder
+        try:
+            waiting += sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        except OSError:
+            continue  # a folder that nobody may look into
 
 
 def _once(paths: Iterable[Path]) -> list[Path]:

@@ -265,3 +265,9 @@ def test_a_link_back_to_its_own_folder_gives_no_file_twice(tmp_path: Path) -> No
     (tmp_path / "d" / "a" / "loop").symlink_to("..")
     (tmp_path / "d" / "link.txt").symlink_to("z.txt")
     assert expanded("d/**/*.txt", tmp_path) == ["d/a/b.txt", "d/link.txt", "d/z.txt"]
+    (tmp_path / "d" / "a" / "again").symlink_to("..")  # two of them have 2 to the power of 40 paths
+    (tmp_path / "d" / ".hidden").mkdir()
+    written(tmp_path / "d" / ".hidden" / "x.txt", "text")
+    for pattern in ("d/**/*.txt", "d/**", "**/*.txt", "d/**/**/*.txt"):
+        assert expanded(pattern, tmp_path) == ["d/a/b.txt", "d/link.txt", "d/z.txt"], pattern
+    assert expanded("d/**/a/*.txt", tmp_path) == expanded("**/a/**/b.*", tmp_path) == ["d/a/b.txt"]
