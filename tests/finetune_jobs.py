@@ -14,6 +14,7 @@ from training_jobs import VOCAB, run, tokenizer_folder, tokens_folder
 from pipelines.plan.jobs import Input, Job
 from pipelines.recipe.finetune import FinetuneStage
 from pipelines.recipe.model import ModelConfig
+from pipelines.run.worker import leave_group
 from pipelines.stages.base import LaunchSettings, StageContext
 from pipelines.training.inputs import fresh_model, tokens_of
 from pipelines.training.saving import save_model
@@ -129,3 +130,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave_group(together=True)

@@ -16,6 +16,7 @@ from custom_models import EncoderForMaskedLM
 from pipelines.evaluation.pseudo import MaskedScorer, MaskedText
 from pipelines.evaluation.seq2seq import Seq2SeqLM
 from pipelines.recipe.model import ModelConfig
+from pipelines.run.worker import leave_group
 from pipelines.training.inputs import fresh_model, tokens_of
 from pipelines.training.saving import save_model
 
@@ -76,3 +77,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave_group(together=True)
