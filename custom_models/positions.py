@@ -2,6 +2,7 @@
 # mypy: no-strict-optional
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +66,7 @@ def sinusoids(position_ids: Tensor, *, size: int, dtype: torch.dtype) -> Tensor:
 # --- biases -----------------------------------------------------------------------------------------------------------
 
 
-class PositionBias(nn.Module):
+class PositionBias(nn.Module, ABC):
     """What is added to attention logits for the distance between two tokens, shared by all layers.
 
     The distance is that of their places in the row (and the cache): padding moves both, and within a packed document
@@ -75,9 +76,9 @@ class PositionBias(nn.Module):
         super().__init__()
         self.config, self.is_causal = config, is_causal
 
+    @abstractmethod
     def bias(self, distances: Tensor) -> Tensor:
         """(heads, queries, keys) of `distances`, (queries, keys): the key's place minus the query's."""
-        raise NotImplementedError
 
     def forward(
         self, mask: Tensor | None, inputs_embeds: Tensor, past_key_values: Cache | None = None, *, layer_idx: int = 0
