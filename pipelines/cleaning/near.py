@@ -159,16 +159,13 @@ def candidates(keys: Array, rows: Array, own: int, total: int) -> Array:
     return np.unique(np.concatenate([later + first[found], later + ordered[found - 1]]))
 
 
-def copies(
-    pairs: Array, table: Array, equal: Array, own: int, threshold: float, texts: int | None = None
-) -> tuple[Array, Array]:
+def copies(pairs: Array, table: Array, equal: Array, own: int, threshold: float, texts: int) -> tuple[Array, Array]:
     """(rows that are nearly the same as one before them, that one), both numbers of the corpus.
 
     In their order, the later row of each pair is compared with the earlier, or with what that one is a copy of: a row
     goes only where it is near one that stays. `pairs`: as `candidates` has them; the others as in `band_keys`."""
     like = np.full(len(table) - own, -1, np.int64)
-    width = table.shape[1] if texts is None else texts * SLOTS
-    _resolve(pairs, table, equal, width, own, _least_matches(threshold), like)
+    _resolve(pairs, table, equal, texts * SLOTS, own, _least_matches(threshold), like)
     found = np.flatnonzero(like >= 0)
     return found + own, like[found]
 

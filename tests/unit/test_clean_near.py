@@ -72,7 +72,7 @@ def test_a_row_goes_only_where_one_near_it_stays() -> None:
     base = np.arange(256, dtype=np.uint8)
     table = np.stack([np.where(np.arange(256) < 45 * step, 255 - base, base) for step in range(4)])
     pairs = np.array([1 * 4 + 0, 2 * 4 + 1, 3 * 4 + 2])
-    rows, like = near.copies(pairs, table, np.zeros(4, np.uint64), own=0, threshold=0.8)
+    rows, like = near.copies(pairs, table, np.zeros(4, np.uint64), own=0, threshold=0.8, texts=1)
     assert (rows.tolist(), like.tolist()) == ([1, 3], [0, 2])
 
 
