@@ -142,7 +142,8 @@ def cached_snapshot(repo: str, revision: str) -> Path | None:
     except LocalEntryNotFoundError:
         return None
     except CachedRepoTreeNotFoundError:
-        print(f"note: hub: {repo} is taken from this machine's cache, which does not say if all its files are there")
+        told = f"{repo} is taken from this machine's cache, which does not say if all its files are there"
+        print(f"note: hub: {told}", flush=True)
     return Path(found)
 
 
