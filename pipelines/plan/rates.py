@@ -58,9 +58,10 @@ FILTER: Mapping[str, float] = {
     "perplexity": 67 * MB,
 }
 """Bytes of text, without what filters measure together. Of repair it is text with signs outside ASCII; plain text goes
-through it four times as fast. Of unwrap it is wrapped text; of lines that are paragraphs 200 to 500 MB/s."""
+through it four times as fast. Of unwrap it is wrapped text; of lines that are paragraphs 200 to 500 MB/s.
+Of perplexity `benchmarks/quality_filters.py` tells the rate."""
 CLASSIFIED = 3.7e10
-"""Of the filter `classifier`: parameters times tokens, a second of one core."""
+"""Of the filter `classifier`: parameters times tokens, a second of one core; from the table of docs/data.md."""
 MEASURE: Mapping[str, float] = {"shape": 92 * MB, "repetition": 72 * MB}
 """What is measured once for all filters that ask for it."""
 MEASURED_BY: Mapping[str, tuple[str, ...]] = {
